@@ -1,0 +1,111 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace pluvia {
+
+// Everything a user can set, as plain values: the defaults stand here, and core/config.hpp declares each key
+// once more with its unit, range and one line of meaning.
+
+/// Half-open range of times, "YYYY-MM-DDTHH:MM" in UTC; empty = open.
+struct TimeRange {
+  std::string from, to;
+};
+
+struct DataSettings {
+  std::vector<std::string> archive;    ///< file names or globs
+  TimeRange train, validate, test;
+  std::vector<std::string> predictors; ///< variables the network sees; may include the target's past
+  std::string target;                  ///< precipitation rate [mm h-1]
+  std::string precip_label = "end";    ///< start | end: which end of its interval a rain time names
+  std::map<std::string, double> latency_minutes; ///< how late a predictor arrives
+  double cache_mib = 1024;             ///< decoded frames kept per rank
+};
+
+struct GridSettings {
+  std::string periodic_x = "auto"; ///< auto | yes | no
+};
+
+struct TargetSettings {
+  std::vector<double> leads_hours{6, 12, 18, 24};
+  double window_hours = 6;
+  std::vector<double> thresholds_mm{0.2, 1, 5, 10, 25, 50};
+};
+
+struct AttentionSettings {
+  std::string form = "neighbourhood";     ///< neighbourhood | windowed | joint
+  std::vector<std::int64_t> levels{-2, -1}; ///< negative: counted from the coarsest
+  std::int64_t radius = 3;                ///< cells, neighbourhood and joint
+  std::int64_t window = 8;                ///< cells, windowed
+};
+
+struct ModelSettings {
+  std::int64_t history = 6;        ///< frames in
+  double frame_minutes = 60;       ///< spacing of the frames
+  std::vector<std::int64_t> channels{16, 32, 64};
+  std::int64_t input_merge = 1;    ///< 1 | 2: cells merged before the first level, each way
+  AttentionSettings attention;
+  std::int64_t skip_radius = 0;    ///< cells around a cell that a lead-time query looks at
+  std::string head_init = "zero";  ///< zero | random
+};
+
+struct ParallelSettings {
+  std::int64_t rows = 0, cols = 0; ///< 0 = automatic
+  std::int64_t threads = 0;        ///< per rank; 0 = the node's cores shared out over its ranks
+};
+
+struct TrainSettings {
+  std::int64_t steps = 400;
+  std::int64_t batch = 4;
+  double learning_rate = 2e-3;
+  std::int64_t warmup = 50;
+  double weight_decay = 0.01;
+  double clip_norm = 1.0;
+  std::int64_t seed = 1;
+  std::string output = "run";
+  std::string from;                ///< checkpoint to go on from, or "latest"
+  std::int64_t checkpoint_every = 200;
+  std::int64_t validate_every = 50;
+  std::int64_t validate_samples = 8;
+};
+
+struct ForecastSettings {
+  std::string checkpoint; ///< empty = the best one in train.output
+  std::string init;       ///< TIME | T1,T2,... | T1/T2/PT6H | latest; empty = the whole test range
+  std::string output = "forecasts";
+  bool write_logits = false;
+};
+
+struct VerifySettings {
+  std::string forecasts; ///< folder; empty = forecast.output
+  std::string output = "scores";
+};
+
+struct SimulateSettings {
+  std::string output = "archive.nc";
+  std::int64_t ny = 96, nx = 128;
+  double cell_km = 20;
+  std::string from = "2020-01-01T00:00";
+  double days = 16;
+  double frame_minutes = 60;
+  std::int64_t seed = 1;
+  double noise_kelvin = 0.5;
+  double missing_frames = 0;       ///< share of frames left out
+  double missing_lines = 0;        ///< share of image lines lost
+};
+
+struct Settings {
+  DataSettings data;
+  GridSettings grid;
+  TargetSettings target;
+  ModelSettings model;
+  ParallelSettings parallel;
+  TrainSettings train;
+  ForecastSettings forecast;
+  VerifySettings verify;
+  SimulateSettings simulate;
+};
+
+} // namespace pluvia

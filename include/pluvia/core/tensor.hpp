@@ -1,0 +1,76 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace pluvia {
+
+using Index = std::int64_t;
+
+/// Extents of an activation [B, T, Y, X, C]: sample, frame (or lead), cell row, cell column, channel.
+struct Shape {
+  Index b = 1, t = 1, y = 1, x = 1, c = 1;
+  Index cells() const { return b * t * y * x; }
+  Index size() const { return cells() * c; }
+  bool operator==(const Shape&) const = default;
+};
+
+/// Ghost cells around the interior: earlier and later frames, rows and columns on both sides.
+struct Margin {
+  int t_lo = 0, t_hi = 0, y_lo = 0, y_hi = 0, x_lo = 0, x_hi = 0;
+  bool operator==(const Margin&) const = default;
+};
+
+/// Owns f32 values [B, T, Y, X, C], channels contiguous, with ghost margins around T, Y and X in the same
+/// buffer, so that whoever produces a value writes where its consumer reads. Move-only; copies are explicit.
+/// Fresh values are undefined (NaN in debug builds); zeroing is always explicit.
+class Tensor {
+public:
+  Tensor() = default;
+  explicit Tensor(Shape shape, Margin margin = {});
+  static Tensor zeros(Shape shape, Margin margin = {});
+  Tensor(Tensor&&) noexcept = default;
+  Tensor& operator=(Tensor&&) noexcept = default;
+
+  bool empty() const { return data_ == nullptr; }
+  const Shape& shape() const { return shape_; }
+  const Margin& margin() const { return margin_; }
+
+  /// Distance in values between neighbouring columns, rows, frames and samples.
+  Index stride_x() const { return shape_.c; }
+  Index stride_y() const { return stride_y_; }
+  Index stride_t() const { return stride_t_; }
+  Index stride_b() const { return stride_b_; }
+
+  /// The channels of one cell; t, y and x may point into the margins (negative, or past the extent).
+  float* cell(Index b, Index t, Index y, Index x) {
+    return origin_ + b * stride_b_ + t * stride_t_ + y * stride_y_ + x * shape_.c;
+  }
+  const float* cell(Index b, Index t, Index y, Index x) const {
+    return origin_ + b * stride_b_ + t * stride_t_ + y * stride_y_ + x * shape_.c;
+  }
+
+  /// All values including the margins, in storage order.
+  std::span<float> storage() { return {data_.get(), size_}; }
+  std::span<const float> storage() const { return {data_.get(), size_}; }
+  /// True when storage holds the interior alone.
+  bool dense() const { return margin_ == Margin{}; }
+
+  void fill(float value);
+  /// A copy of the interior with other margins (their values undefined).
+  Tensor clone(Margin margin = {}) const;
+
+private:
+  struct Free {
+    void operator()(float* p) const;
+  };
+  std::unique_ptr<float, Free> data_;
+  std::size_t size_ = 0;
+  float* origin_ = nullptr;
+  Shape shape_{};
+  Margin margin_{};
+  Index stride_y_ = 0, stride_t_ = 0, stride_b_ = 0;
+};
+
+} // namespace pluvia

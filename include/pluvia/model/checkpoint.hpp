@@ -1,0 +1,46 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "pluvia/comm/communicator.hpp"
+#include "pluvia/comm/tiling.hpp"
+
+namespace pluvia {
+
+/// A named global array that every rank holds whole (weights, optimiser state, tables).
+struct NamedArray {
+  std::vector<std::int64_t> extents;
+  std::vector<float> values;
+};
+
+/// A field over the whole grid of which each rank holds its tile [outer x height x width x inner], row-major.
+struct TiledField {
+  std::int64_t outer = 1, inner = 1;
+  std::vector<float> values; ///< of this rank's tile
+};
+
+/// What a trained model is on disk. Arrays are the same on all ranks; fields are distributed.
+struct Checkpoint {
+  std::int64_t step = 0;
+  std::string configuration;                  ///< resolved YAML
+  std::map<std::string, std::string> texts;   ///< anything else as text (JSON where structured)
+  std::map<std::string, NamedArray> arrays;   ///< "weights/NAME", "average/NAME", "adam_m/NAME", ...
+  std::map<std::string, TiledField> fields;   ///< "climatology", ...
+};
+
+/// Writes one HDF5 file from all ranks: temporary name, flush, SHA-256 of the whole file into its user block,
+/// rename. `domain` is the whole grid, `tile` this rank's part. Collective. Returns "sha256:...".
+std::string write_checkpoint(const Communicator& comm, const std::string& path, const Checkpoint& checkpoint,
+                             const Rect& domain, const Rect& tile);
+
+/// Reads a checkpoint after checking its digest; fields are read for `tile` only (any tiling will do).
+/// `digest` receives "sha256:...". Collective. Throws a data Error when the file is missing, torn or changed.
+Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, const Rect& tile,
+                           std::string* digest = nullptr);
+
+/// Everything but the fields, without a grid. Collective.
+Checkpoint read_checkpoint_header(const Communicator& comm, const std::string& path, std::string* digest = nullptr);
+
+} // namespace pluvia
