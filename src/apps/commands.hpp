@@ -1,0 +1,34 @@
+#pragma once
+#include <string>
+
+#include "pluvia/comm/communicator.hpp"
+#include "pluvia/core/error.hpp"
+#include "pluvia/core/log.hpp"
+#include "pluvia/core/settings.hpp"
+
+// One function per subcommand, each in the source file of its name. They are collective over `world`, take
+// checked settings, throw Error (all ranks together wherever a rank may fail alone), and return the exit code.
+namespace pluvia::commands {
+
+/// A satellite and rain archive from a moist shallow-water simulation.
+ExitCode simulate(const Communicator& world, const Settings& settings, const Log& log);
+
+/// A run folder: checkpoints, log, resolved configuration, calibration.
+ExitCode train(const Communicator& world, const Settings& settings, const Log& log);
+
+/// One probability file per initial time.
+ExitCode forecast(const Communicator& world, const Settings& settings, const Log& log);
+
+/// Scores of forecasts against the archive and its references.
+ExitCode verify(const Communicator& world, const Settings& settings, const Log& log);
+
+/// Tiles, memory per rank and messages per step, before a job is queued.
+ExitCode plan(const Communicator& world, const Settings& settings, const Log& log);
+
+/// The reference of every key, or of one section (empty = all), on standard output. Local.
+ExitCode config(const std::string& section, const Log& log);
+
+/// What an archive, checkpoint or forecast holds, on standard output.
+ExitCode info(const Communicator& world, const std::string& file, const Log& log);
+
+} // namespace pluvia::commands
