@@ -21,8 +21,6 @@ struct Grid {
   bool operator==(const Grid&) const = default;
 };
 
-/// Latitude and longitude [degrees] of cell (row, col). Projected grids need stored 2-D coordinates and are
-/// served by the archive; here: latlon only.
 /// True when the longitudes close on themselves (nx * dx = 360 within half a cell).
 bool closes_in_longitude(const Grid& grid);
 
