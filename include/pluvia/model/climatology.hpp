@@ -13,40 +13,71 @@ namespace pluvia {
 /// Returns -1 for NaN.
 int amount_class(float amount_mm, const std::vector<double>& thresholds_mm);
 
+/// P(amount >= thresholds[k]) of `cells` rows of class probabilities [cells x (K + 1)]: [K x cells], the sums
+/// of the upper classes, added from the highest class down.
+std::vector<float> exceedance(const std::vector<float>& class_probabilities, int classes);
+
+/// The ends of the windows of `window` seconds that end at whole hours and lie wholly in [from, to):
+/// from <= end - window and end < to.
+std::vector<Time> whole_hour_windows(Time from, Time to, Time window);
+
+/// Observed classes of a window, for the cells of a rectangle.
+struct ObservedWindow {
+  Time end = 0;
+  std::vector<std::int8_t> classes; ///< [height x width]; -1 = no data; empty = no data anywhere in it
+};
+
 /// Climatological class probabilities pi by cell and hour of the window's end:
-/// (n_k + alpha pibar_k) / (n + alpha), counts smoothed over cells (Gaussian, sigma 4 cells, radius 12) and over
-/// hours (+-1), alpha = 5. Windows end at whole hours.
+/// (n_k + alpha pibar_k) / (n + alpha), counts smoothed over cells (Gaussian, sigma 4 cells, radius 12, taps
+/// that sum to one) and summed over hours (+-1), alpha = 5; pibar_k = (N_k + 1/2) / (N + (K + 1)/2) over the
+/// whole domain, so that no class has probability zero. Cells outside the domain or without data contribute
+/// nothing. Windows end at whole hours. The same bits on every tiling.
 class Climatology {
 public:
   static constexpr int hours = 24;
-  static constexpr int smoothing_radius = 12; ///< cells
+  static constexpr int smoothing_radius = 12;   ///< cells
+  static constexpr double sigma = 4;            ///< cells
+  static constexpr double alpha = 5;            ///< windows of pibar added to each cell
+  static constexpr Time separation = 12 * 3600; ///< between a sample's window and those it may know
 
   /// Counts the windows that lie wholly inside [from, to) on this rank's tile; `reader` must cover the tile
-  /// grown by smoothing_radius and clipped to the domain. Collective (the domain's mean is reduced).
+  /// grown by smoothing_radius and clipped to the domain. Collective (the domain's counts are reduced).
   /// Throws a data Error when the range holds no window.
   static Climatology count(const Communicator& comm, ArchiveReader& reader, const Rect& tile,
-                           const Accumulation& rule, const std::vector<double>& thresholds_mm, Time from, Time to);
+                           const Accumulation& rule, const std::vector<double>& thresholds_mm, Time from,
+                           Time to);
+
+  /// The same from observed windows of the grown tile, the same ends on every rank. `window` in seconds.
+  /// Collective. Throws a data Error when there is no observation at all.
+  static Climatology from_windows(const Communicator& comm, const Rect& domain, const Rect& tile, Time window,
+                                  int classes, std::vector<ObservedWindow> windows);
 
   int classes() const { return classes_; }
   const Rect& tile() const { return tile_; }
+  /// The tile with the neighbours that its smoothing needs.
+  static Rect grown(const Rect& tile, const Rect& domain);
+  /// The windows counted, on the grown tile.
+  const std::vector<ObservedWindow>& windows() const { return windows_; }
 
   /// pi for a window ending at `end` (rounded to the hour): [height x width x classes], row-major. Local.
+  /// Cost: 50 (K + 1) multiply-adds a cell.
   std::vector<float> probabilities(Time end) const;
-  /// The same with the windows left out that overlap the one ending at `end` or lie within 12 h of it: what a
-  /// sample of the training range may know of its own climate. Local.
+  /// The same with the windows left out that overlap the one ending at `end` or lie within 12 h of it
+  /// (|end - other| < window + 12 h): what a sample of the training range may know of its own climate. Local.
   std::vector<float> probabilities_without(Time end) const;
 
 private:
-  struct Window {
-    Time end;
-    std::vector<std::int8_t> classes; ///< of the grown rectangle; -1 = no data
-  };
-  std::vector<float> smooth(const std::vector<std::int32_t>& counts) const;
+  std::vector<float> counts_around(int hour) const;
+  std::vector<float> blend(const std::vector<float>& counts,
+                           const std::vector<std::int64_t>& domain_counts) const;
+
   int classes_ = 0;
+  Time window_ = 0;
   Rect tile_, grown_;
-  std::vector<Window> windows_;
-  std::vector<double> mean_;                       ///< pibar
-  std::vector<std::vector<std::int32_t>> counts_;  ///< per hour [grown cells x classes]
+  std::vector<ObservedWindow> windows_;
+  std::vector<std::vector<std::int64_t>> window_counts_; ///< of the whole domain, by window and class
+  std::vector<std::int64_t> domain_counts_;              ///< by class
+  std::vector<std::vector<std::int32_t>> counts_;        ///< by hour [grown cells x classes]
 };
 
 } // namespace pluvia

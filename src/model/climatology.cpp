@@ -1,0 +1,202 @@
+#include "pluvia/model/climatology.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <string>
+
+#include "pluvia/core/error.hpp"
+
+namespace pluvia {
+
+namespace {
+
+constexpr int taps = 2 * Climatology::smoothing_radius + 1;
+
+std::array<float, taps> gaussian_taps() {
+  std::array<double, taps> weights{};
+  double sum = 0;
+  for (int i = 0; i < taps; ++i) {
+    const double d = (i - Climatology::smoothing_radius) / Climatology::sigma;
+    sum += weights[static_cast<std::size_t>(i)] = std::exp(-0.5 * d * d);
+  }
+  std::array<float, taps> out{};
+  for (std::size_t i = 0; i < taps; ++i) out[i] = static_cast<float>(weights[i] / sum);
+  return out;
+}
+
+Time floor_div(Time a, Time b) {
+  return a / b - (a % b < 0 ? 1 : 0);
+}
+
+int hour_of_day(Time end) {
+  const Time hour = floor_div(end + 1800, 3600);
+  return static_cast<int>(hour - floor_div(hour, 24) * 24);
+}
+
+bool neighbouring_hours(int a, int b) {
+  const int d = std::abs(a - b);
+  return d <= 1 || d == Climatology::hours - 1;
+}
+
+} // namespace
+
+int amount_class(float amount_mm, const std::vector<double>& thresholds_mm) {
+  if (std::isnan(amount_mm)) return -1;
+  // Thresholds are compared as f32, as amounts are stored: 0.2 mm in a file must reach a threshold of 0.2 mm.
+  int k = 0;
+  for (const double threshold : thresholds_mm) k += amount_mm >= static_cast<float>(threshold) ? 1 : 0;
+  return k;
+}
+
+std::vector<float> exceedance(const std::vector<float>& class_probabilities, int classes) {
+  const auto n = static_cast<std::size_t>(classes), cells = class_probabilities.size() / n;
+  std::vector<float> out((n - 1) * cells);
+  for (std::size_t cell = 0; cell < cells; ++cell) {
+    float sum = 0;
+    for (std::size_t k = n - 1; k > 0; --k) {
+      sum += class_probabilities[cell * n + k];
+      out[(k - 1) * cells + cell] = std::min(sum, 1.0F);
+    }
+  }
+  return out;
+}
+
+std::vector<Time> whole_hour_windows(Time from, Time to, Time window) {
+  std::vector<Time> ends;
+  for (Time end = -floor_div(-(from + window), 3600) * 3600; end < to; end += 3600) ends.push_back(end);
+  return ends;
+}
+
+Rect Climatology::grown(const Rect& tile, const Rect& domain) {
+  return intersect(domain, {tile.y0 - smoothing_radius, tile.y1 + smoothing_radius,
+                            tile.x0 - smoothing_radius, tile.x1 + smoothing_radius});
+}
+
+Climatology Climatology::from_windows(const Communicator& comm, const Rect& domain, const Rect& tile,
+                                      Time window, int classes, std::vector<ObservedWindow> windows) {
+  Climatology out;
+  out.classes_ = classes;
+  out.window_ = window;
+  out.tile_ = tile;
+  out.grown_ = grown(tile, domain);
+  out.windows_ = std::move(windows);
+  const auto n = static_cast<std::size_t>(classes);
+  const auto cells = static_cast<std::size_t>(out.grown_.cells());
+  out.counts_.assign(hours, std::vector<std::int32_t>(cells * n, 0));
+  std::vector<std::int64_t> own(out.windows_.size() * n, 0);
+  for (std::size_t w = 0; w < out.windows_.size(); ++w) {
+    const ObservedWindow& observed = out.windows_[w];
+    if (observed.classes.empty()) continue;
+    std::vector<std::int32_t>& counts = out.counts_[static_cast<std::size_t>(hour_of_day(observed.end))];
+    for (Index y = out.grown_.y0; y < out.grown_.y1; ++y)
+      for (Index x = out.grown_.x0; x < out.grown_.x1; ++x) {
+        const auto cell =
+            static_cast<std::size_t>((y - out.grown_.y0) * out.grown_.width() + x - out.grown_.x0);
+        const std::int8_t k = observed.classes[cell];
+        if (k < 0) continue;
+        ++counts[cell * n + static_cast<std::size_t>(k)];
+        // Only the tile itself enters the domain's counts, or neighbours would be counted twice.
+        if (y >= tile.y0 && y < tile.y1 && x >= tile.x0 && x < tile.x1)
+          ++own[w * n + static_cast<std::size_t>(k)];
+      }
+  }
+  comm.all_reduce(own, Reduce::sum);
+  out.domain_counts_.assign(n, 0);
+  for (std::size_t w = 0; w < out.windows_.size(); ++w) {
+    out.window_counts_.emplace_back(own.begin() + static_cast<std::ptrdiff_t>(w * n),
+                                    own.begin() + static_cast<std::ptrdiff_t>((w + 1) * n));
+    for (std::size_t k = 0; k < n; ++k) out.domain_counts_[k] += out.window_counts_.back()[k];
+  }
+  if (std::all_of(out.domain_counts_.begin(), out.domain_counts_.end(),
+                  [](auto count) { return count == 0; }))
+    fail(ExitCode::data, "There is no climatology",
+         "none of " + std::to_string(out.windows_.size()) +
+             " accumulation windows of the training range has data",
+         "Widen data.train, or check data.target and data.archive.");
+  return out;
+}
+
+std::vector<float> Climatology::counts_around(int hour) const {
+  std::vector<float> sum(static_cast<std::size_t>(grown_.cells()) * static_cast<std::size_t>(classes_), 0.0F);
+  for (int h = hour + hours - 1; h <= hour + hours + 1; ++h) {
+    const std::vector<std::int32_t>& counts = counts_[static_cast<std::size_t>(h % hours)];
+#pragma omp parallel for schedule(static)
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<float>(counts[i]);
+  }
+  return sum;
+}
+
+std::vector<float> Climatology::probabilities(Time end) const {
+  return blend(counts_around(hour_of_day(end)), domain_counts_);
+}
+
+std::vector<float> Climatology::probabilities_without(Time end) const {
+  const int hour = hour_of_day(end);
+  const auto n = static_cast<std::size_t>(classes_);
+  std::vector<float> sum = counts_around(hour);
+  // Counts are whole numbers far below 2^24, so that taking away in f32 is exact.
+  std::vector<std::int64_t> domain_counts = domain_counts_;
+  for (std::size_t w = 0; w < windows_.size(); ++w) {
+    if (std::abs(windows_[w].end - end) >= window_ + separation) continue;
+    for (std::size_t k = 0; k < n; ++k) domain_counts[k] -= window_counts_[w][k];
+    const std::vector<std::int8_t>& classes = windows_[w].classes;
+    if (classes.empty() || !neighbouring_hours(hour_of_day(windows_[w].end), hour)) continue;
+    for (std::size_t cell = 0; cell < classes.size(); ++cell)
+      if (classes[cell] >= 0) sum[cell * n + static_cast<std::size_t>(classes[cell])] -= 1.0F;
+  }
+  return blend(sum, domain_counts);
+}
+
+std::vector<float> Climatology::blend(const std::vector<float>& counts,
+                                      const std::vector<std::int64_t>& domain_counts) const {
+  const auto n = static_cast<std::size_t>(classes_);
+  double total = 0.5 * static_cast<double>(n);
+  for (const std::int64_t count : domain_counts) total += static_cast<double>(count);
+  std::vector<float> prior(n);
+  for (std::size_t k = 0; k < n; ++k)
+    prior[k] = static_cast<float>(alpha * (static_cast<double>(domain_counts[k]) + 0.5) / total);
+
+  static const std::array<float, taps> weights = gaussian_taps();
+  const auto grown_row = static_cast<std::size_t>(grown_.width()) * n;
+  const auto tile_row = static_cast<std::size_t>(tile_.width()) * n;
+  std::vector<float> out(static_cast<std::size_t>(tile_.cells()) * n);
+#pragma omp parallel
+  {
+    std::vector<float> column(grown_row); // a row smoothed in y
+#pragma omp for schedule(static)
+    for (Index y = tile_.y0; y < tile_.y1; ++y) {
+      std::fill(column.begin(), column.end(), 0.0F);
+      for (int tap = 0; tap < taps; ++tap) {
+        const Index from = y + tap - smoothing_radius;
+        if (from < grown_.y0 || from >= grown_.y1) continue;
+        const float weight = weights[static_cast<std::size_t>(tap)];
+        const float* source = counts.data() + static_cast<std::size_t>(from - grown_.y0) * grown_row;
+        for (std::size_t i = 0; i < grown_row; ++i) column[i] += weight * source[i];
+      }
+      float* row = out.data() + static_cast<std::size_t>(y - tile_.y0) * tile_row;
+      std::fill(row, row + tile_row, 0.0F);
+      for (int tap = 0; tap < taps; ++tap) {
+        const Index shift = tap - smoothing_radius; // source column = column + shift
+        const Index first = std::max(tile_.x0, grown_.x0 - shift),
+                    last = std::min(tile_.x1, grown_.x1 - shift);
+        if (last <= first) continue;
+        const float weight = weights[static_cast<std::size_t>(tap)];
+        const float* source = column.data() + static_cast<std::size_t>(first + shift - grown_.x0) * n;
+        float* target = row + static_cast<std::size_t>(first - tile_.x0) * n;
+        const std::size_t length = static_cast<std::size_t>(last - first) * n;
+        for (std::size_t i = 0; i < length; ++i) target[i] += weight * source[i];
+      }
+      for (float* cell = row; cell != row + tile_row; cell += n) {
+        float sum = 0;
+        for (std::size_t k = 0; k < n; ++k) sum += cell[k];
+        for (std::size_t k = 0; k < n; ++k)
+          cell[k] = (cell[k] + prior[k]) / (sum + static_cast<float>(alpha));
+      }
+    }
+  }
+  return out;
+}
+
+} // namespace pluvia
