@@ -7,7 +7,8 @@
 #include "pluvia/core/settings.hpp"
 
 // One function per subcommand, each in the source file of its name. They are collective over `world`, take
-// checked settings, throw Error (all ranks together wherever a rank may fail alone), and return the exit code.
+// checked settings, throw Error (all ranks together wherever a rank may fail alone), and return the exit
+// code.
 namespace pluvia::commands {
 
 /// A satellite and rain archive from a moist shallow-water simulation.

@@ -15,6 +15,7 @@ public:
   static Log for_rank(int rank);
 
   Voice voice() const { return voice_; }
+  /// One line on standard error, which is the program's channel for progress; results go to standard output.
   void info(const std::string& line) const;
   void warn(const std::string& line) const;
 
@@ -22,7 +23,8 @@ private:
   Voice voice_;
 };
 
-/// Progress of `total` units of long work with the time left; `detail` follows on the same line.
+/// Progress of `total` units of long work with the time left; `detail` follows on the same line. When it goes
+/// out of scope one line says how much was done in what time.
 class Progress {
 public:
   Progress(const Log& log, std::string title, std::int64_t total);
@@ -36,7 +38,7 @@ private:
   std::string title_;
   std::int64_t total_;
   std::chrono::steady_clock::time_point start_, last_;
-  bool drawn_ = false;
+  std::int64_t done_ = 0;
 };
 
 } // namespace pluvia

@@ -12,6 +12,7 @@ namespace pluvia {
 /// Half-open range of times, "YYYY-MM-DDTHH:MM" in UTC; empty = open.
 struct TimeRange {
   std::string from, to;
+  bool operator==(const TimeRange&) const = default;
 };
 
 struct DataSettings {
@@ -22,16 +23,19 @@ struct DataSettings {
   std::string precip_label = "end";    ///< start | end: which end of its interval a rain time names
   std::map<std::string, double> latency_minutes; ///< how late a predictor arrives
   double cache_mib = 1024;             ///< decoded frames kept per rank
+  bool operator==(const DataSettings&) const = default;
 };
 
 struct GridSettings {
   std::string periodic_x = "auto"; ///< auto | yes | no
+  bool operator==(const GridSettings&) const = default;
 };
 
 struct TargetSettings {
   std::vector<double> leads_hours{6, 12, 18, 24};
   double window_hours = 6;
   std::vector<double> thresholds_mm{0.2, 1, 5, 10, 25, 50};
+  bool operator==(const TargetSettings&) const = default;
 };
 
 struct AttentionSettings {
@@ -39,6 +43,7 @@ struct AttentionSettings {
   std::vector<std::int64_t> levels{-2, -1}; ///< negative: counted from the coarsest
   std::int64_t radius = 3;                ///< cells, neighbourhood and joint
   std::int64_t window = 8;                ///< cells, windowed
+  bool operator==(const AttentionSettings&) const = default;
 };
 
 struct ModelSettings {
@@ -49,11 +54,13 @@ struct ModelSettings {
   AttentionSettings attention;
   std::int64_t skip_radius = 0;    ///< cells around a cell that a lead-time query looks at
   std::string head_init = "zero";  ///< zero | random
+  bool operator==(const ModelSettings&) const = default;
 };
 
 struct ParallelSettings {
   std::int64_t rows = 0, cols = 0; ///< 0 = automatic
   std::int64_t threads = 0;        ///< per rank; 0 = the node's cores shared out over its ranks
+  bool operator==(const ParallelSettings&) const = default;
 };
 
 struct TrainSettings {
@@ -69,6 +76,7 @@ struct TrainSettings {
   std::int64_t checkpoint_every = 200;
   std::int64_t validate_every = 50;
   std::int64_t validate_samples = 8;
+  bool operator==(const TrainSettings&) const = default;
 };
 
 struct ForecastSettings {
@@ -76,11 +84,13 @@ struct ForecastSettings {
   std::string init;       ///< TIME | T1,T2,... | T1/T2/PT6H | latest; empty = the whole test range
   std::string output = "forecasts";
   bool write_logits = false;
+  bool operator==(const ForecastSettings&) const = default;
 };
 
 struct VerifySettings {
   std::string forecasts; ///< folder; empty = forecast.output
   std::string output = "scores";
+  bool operator==(const VerifySettings&) const = default;
 };
 
 struct SimulateSettings {
@@ -94,6 +104,7 @@ struct SimulateSettings {
   double noise_kelvin = 0.5;
   double missing_frames = 0;       ///< share of frames left out
   double missing_lines = 0;        ///< share of image lines lost
+  bool operator==(const SimulateSettings&) const = default;
 };
 
 struct Settings {
@@ -106,6 +117,7 @@ struct Settings {
   ForecastSettings forecast;
   VerifySettings verify;
   SimulateSettings simulate;
+  bool operator==(const Settings&) const = default;
 };
 
 } // namespace pluvia

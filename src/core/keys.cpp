@@ -1,0 +1,148 @@
+#include "keys.hpp"
+
+#include <utility>
+
+namespace pluvia {
+
+namespace {
+
+/// Takes one declaration: name, where the value lives, unit, limits, meaning.
+class Declare {
+public:
+  explicit Declare(std::vector<Key>& keys) : keys_(keys) {}
+  void operator()(std::string name, Key::Target target, std::string unit, Limits limits,
+                  std::string meaning) const {
+    keys_.push_back({std::move(name), target, std::move(unit), std::move(limits), std::move(meaning)});
+  }
+
+private:
+  std::vector<Key>& keys_;
+};
+
+void declare(DataSettings& s, const Declare& key) {
+  const Limits time{.time = true};
+  key("data.archive", &s.archive, "", {}, "NetCDF files or globs that together hold the frames");
+  key("data.train.from", &s.train.from, "UTC", time, "start of the training range; empty = open");
+  key("data.train.to", &s.train.to, "UTC", time, "end of the training range, excluded; empty = open");
+  key("data.validate.from", &s.validate.from, "UTC", time, "start of the validation range");
+  key("data.validate.to", &s.validate.to, "UTC", time, "end of the validation range, excluded");
+  key("data.test.from", &s.test.from, "UTC", time, "start of the test range");
+  key("data.test.to", &s.test.to, "UTC", time, "end of the test range, excluded");
+  key("data.predictors", &s.predictors, "", {}, "variables the network sees; the target's past may be one");
+  key("data.target", &s.target, "", {}, "variable of the precipitation rate [mm h-1]");
+  key("data.precip_label", &s.precip_label, "", {.words = {"start", "end"}},
+      "which end of its interval a precipitation time names");
+  key("data.latency_minutes", &s.latency_minutes, "min", {.low = 0},
+      "how late each predictor arrives, by name");
+  key("data.cache_mib", &s.cache_mib, "MiB", {.low = 1}, "decoded frames kept per rank");
+}
+
+void declare(GridSettings& s, const Declare& key) {
+  key("grid.periodic_x", &s.periodic_x, "", {.words = {"auto", "yes", "no"}},
+      "whether the longitude axis closes; auto = when its cells span 360 degrees");
+}
+
+void declare(TargetSettings& s, const Declare& key) {
+  const Limits ascending{.low = 0, .above_low = true, .ascending = true, .not_empty = true};
+  key("target.leads_hours", &s.leads_hours, "h", ascending,
+      "lead times: from the last frame to a window's end");
+  key("target.window_hours", &s.window_hours, "h", {.low = 0, .high = 240, .above_low = true},
+      "length of the accumulation window");
+  key("target.thresholds_mm", &s.thresholds_mm, "mm", ascending, "amounts whose exceedance is forecast");
+}
+
+void declare(ModelSettings& s, const Declare& key) {
+  key("model.history", &s.history, "frames", {.low = 1, .high = 96}, "frames the network sees");
+  key("model.frame_minutes", &s.frame_minutes, "min", {.low = 1, .high = 1440}, "spacing of those frames");
+  key("model.channels", &s.channels, "", {.low = 16, .high = 2048, .multiple = 16, .not_empty = true},
+      "channels of each level, finest first; an attention head has 16");
+  key("model.input_merge", &s.input_merge, "cells", {.low = 1, .high = 2},
+      "cells merged each way before the first level");
+  key("model.attention.form", &s.attention.form, "", {.words = {"neighbourhood", "windowed", "joint"}},
+      "cells that a cell attends to: around it, in its aligned window, or around it in all earlier frames");
+  key("model.attention.levels", &s.attention.levels, "", {},
+      "levels with attention; negative = from the coarsest");
+  key("model.attention.radius", &s.attention.radius, "cells", {.low = 1, .high = 16},
+      "reach of neighbourhood and joint attention");
+  key("model.attention.window", &s.attention.window, "cells", {.low = 2, .high = 32},
+      "width of the windowed form");
+  key("model.skip_radius", &s.skip_radius, "cells", {.low = 0, .high = 8},
+      "reach of a lead-time query in the skips");
+  key("model.head_init", &s.head_init, "", {.words = {"zero", "random"}},
+      "last layer at the start; zero = an untrained network forecasts climatology");
+}
+
+void declare(ParallelSettings& s, const Declare& key) {
+  const Limits count{.low = 0, .high = 1e6};
+  key("parallel.rows", &s.rows, "ranks", count, "rows of the process grid; 0 = automatic");
+  key("parallel.cols", &s.cols, "ranks", count, "columns of the process grid; 0 = automatic");
+  key("parallel.threads", &s.threads, "threads", {.low = 0, .high = 4096},
+      "per rank; 0 = OMP_NUM_THREADS, or else the node's cores shared out over its ranks");
+}
+
+void declare(TrainSettings& s, const Declare& key) {
+  const Limits positive{.low = 1};
+  key("train.steps", &s.steps, "steps", positive, "length of the run");
+  key("train.batch", &s.batch, "samples", {.low = 1, .high = 65536}, "samples in one step, over all ranks");
+  key("train.learning_rate", &s.learning_rate, "", {.low = 0, .high = 1, .above_low = true},
+      "peak of the schedule");
+  key("train.warmup", &s.warmup, "steps", {.low = 0}, "linear rise before the cosine");
+  key("train.weight_decay", &s.weight_decay, "", {.low = 0, .high = 1}, "decoupled decay of weights");
+  key("train.clip_norm", &s.clip_norm, "", {.low = 0, .above_low = true},
+      "global norm the gradient is clipped to");
+  key("train.seed", &s.seed, "", {.low = 0}, "of initial weights and sample order");
+  key("train.output", &s.output, "", {.not_empty = true}, "run folder: checkpoints, log, configuration");
+  key("train.from", &s.from, "", {}, "checkpoint to go on from, or latest; empty = start anew");
+  key("train.checkpoint_every", &s.checkpoint_every, "steps", positive, "between checkpoints");
+  key("train.validate_every", &s.validate_every, "steps", positive, "between validations");
+  key("train.validate_samples", &s.validate_samples, "samples", positive, "initial times in one validation");
+}
+
+void declare(ForecastSettings& s, const Declare& key) {
+  key("forecast.checkpoint", &s.checkpoint, "", {}, "trained model; empty = the best one in train.output");
+  key("forecast.init", &s.init, "UTC", {},
+      "initial times: TIME, T1,T2,..., T1/T2/PT6H or latest; empty = the whole test range");
+  key("forecast.output", &s.output, "", {.not_empty = true}, "folder of the products");
+  key("forecast.write_logits", &s.write_logits, "", {}, "write the network's raw logits as well");
+}
+
+void declare(VerifySettings& s, const Declare& key) {
+  key("verify.forecasts", &s.forecasts, "", {}, "folder of forecasts; empty = forecast.output");
+  key("verify.output", &s.output, "", {.not_empty = true}, "folder of the scores");
+}
+
+void declare(SimulateSettings& s, const Declare& key) {
+  const Limits extent{.low = 16, .high = 65536}, share{.low = 0, .high = 0.9};
+  key("simulate.output", &s.output, "", {.not_empty = true}, "archive to write");
+  key("simulate.ny", &s.ny, "cells", extent, "rows");
+  key("simulate.nx", &s.nx, "cells", extent, "columns");
+  key("simulate.cell_km", &s.cell_km, "km", {.low = 1, .high = 200}, "width of a cell");
+  key("simulate.from", &s.from, "UTC", {.not_empty = true, .time = true}, "time of the first frame");
+  key("simulate.days", &s.days, "days", {.low = 0, .high = 3660, .above_low = true},
+      "length after the spin-up");
+  key("simulate.frame_minutes", &s.frame_minutes, "min", {.low = 1, .high = 1440}, "spacing of the frames");
+  key("simulate.seed", &s.seed, "", {.low = 0}, "of the initial state and the noise");
+  key("simulate.noise_kelvin", &s.noise_kelvin, "K", {.low = 0, .high = 50},
+      "noise of brightness temperatures");
+  key("simulate.missing_frames", &s.missing_frames, "1", share, "share of frames left out");
+  key("simulate.missing_lines", &s.missing_lines, "1", share, "share of image lines lost");
+}
+
+} // namespace
+
+std::vector<Key> declare_keys(Settings& s) {
+  std::vector<Key> keys;
+  const Declare key(keys);
+  declare(s.data, key);
+  declare(s.grid, key);
+  declare(s.target, key);
+  declare(s.model, key);
+  declare(s.parallel, key);
+  declare(s.train, key);
+  declare(s.forecast, key);
+  declare(s.verify, key);
+  declare(s.simulate, key);
+  return keys;
+}
+
+} // namespace pluvia
