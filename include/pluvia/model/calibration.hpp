@@ -1,0 +1,97 @@
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pluvia/comm/communicator.hpp"
+#include "pluvia/comm/fixed_sum.hpp"
+
+namespace pluvia {
+
+// Calibration of exceedance probabilities per lead and threshold, fitted in two passes over the forecasts of
+// the validation range, because the second stage bins what the first one makes of them:
+//
+//   ShrinkageSums first(leads, thresholds);      for each forecast: first.add(...)       first.reduce(comm)
+//   Calibration c = fit_shrinkage(first);
+//   ReliabilityCounts second(leads, thresholds); for each forecast: second.add(c, ...)   second.reduce(comm)
+//   fit_isotonic(c, second);
+//
+// All sums are order-free, so that the fit has the same bits on every number of ranks.
+
+/// One lead time of one forecast on some cells. Probabilities are P(amount >= threshold) as
+/// [thresholds x cells], 0..1; cells with class -1 (no observation) or NaN probabilities are left out.
+struct LabelledForecast {
+  std::span<const float> climatology;
+  std::span<const float> probability;
+  std::span<const std::int8_t> observed; ///< class of each cell: k thresholds are reached
+  std::span<const float> area;           ///< relative area of each cell
+};
+
+/// The fitted maps. A plain value.
+struct Calibration {
+  /// A monotone piecewise linear map of probability, constant beyond its ends; identity when empty.
+  struct Curve {
+    std::vector<float> from, to;
+  };
+  int leads = 0, thresholds = 0;
+  std::vector<float> shrinkage; ///< a [leads x thresholds], 0..1
+  std::vector<Curve> curves;    ///< [leads x thresholds]
+};
+
+/// Sums for a = argmin sum w (clim + a (p - clim) - o)^2 = sum w (p - clim)(o - clim) / sum w (p - clim)^2.
+class ShrinkageSums {
+public:
+  ShrinkageSums(int leads, int thresholds);
+  void add(int lead, const LabelledForecast& forecast); ///< Local.
+  void reduce(const Communicator& comm);                ///< Collective.
+
+private:
+  friend Calibration fit_shrinkage(const ShrinkageSums& sums);
+  int leads_, thresholds_;
+  std::vector<FixedSum> cross_, square_; // [leads x thresholds]
+};
+
+/// Counts by forecast probability after shrinkage, in bins of equal width in sqrt(p): rare events have small
+/// ones.
+class ReliabilityCounts {
+public:
+  static constexpr int bins = 100;
+  ReliabilityCounts(int leads, int thresholds);
+  void add(const Calibration& shrinkage, int lead, const LabelledForecast& forecast); ///< Local.
+  void reduce(const Communicator& comm);                                              ///< Collective.
+
+private:
+  friend void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts);
+  struct Bin {
+    FixedSum weight, events, probability; // area, area of events, area times probability
+  };
+  int leads_, thresholds_;
+  std::vector<std::int64_t> events_; // [leads x thresholds], cells
+  std::vector<Bin> bins_;            // [leads x thresholds x bins]
+};
+
+/// p = clim + a (p - clim) with a in [0, 1] by least squares (Brier score) per lead and threshold; a = 1
+/// where forecasts equal their climatology.
+Calibration fit_shrinkage(const ShrinkageSums& sums);
+
+/// Adds isotonic regression (pool adjacent violators; Ayer et al. 1955; as reliability estimate: Dimitriadis
+/// et al. 2021, PNAS 118) of the binned outcomes: per lead with at least 200 events, otherwise of all leads
+/// together when they have 200, otherwise none. Kept only where it lowers the Brier score.
+void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts);
+
+/// Calibrates one lead of a forecast in place: [thresholds x cells], shrinkage, curve, then
+/// p_k = min(p_k, p_(k-1)). NaN stays NaN. Local; each cell by itself.
+void calibrate(const Calibration& calibration, int lead, std::span<const float> climatology,
+               std::span<float> probability);
+
+/// Pool adjacent violators: the non-decreasing sequence nearest to `values` in the weighted square sum.
+/// Local.
+std::vector<double> isotonic(std::span<const double> values, std::span<const double> weights);
+
+/// JSON text that calibration_from_json reads back to the same calibration.
+std::string to_json(const Calibration& calibration);
+/// Throws a data Error when the text is not a calibration.
+Calibration calibration_from_json(const std::string& text);
+
+} // namespace pluvia
