@@ -1,10 +1,19 @@
 #include "keys.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <string_view>
 #include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 namespace pluvia {
 
 namespace {
+
+// ---- Declarations -----------------------------------------------------------------------------------------
 
 /// Takes one declaration: name, where the value lives, unit, limits, meaning.
 class Declare {
@@ -128,6 +137,109 @@ void declare(SimulateSettings& s, const Declare& key) {
   key("simulate.missing_lines", &s.missing_lines, "1", share, "share of image lines lost");
 }
 
+// ---- Limits -----------------------------------------------------------------------------------------------
+
+/// The limits in words, empty when there are none: "1 to 96", "above 0, ascending", "start | end".
+std::string describe(const Limits& limits) {
+  std::vector<std::string> parts;
+  const bool low = std::isfinite(limits.low), high = std::isfinite(limits.high);
+  if (low && high)
+    parts.push_back(fmt::format("{}{} to {}", limits.above_low ? "above " : "", limits.low, limits.high));
+  else if (low)
+    parts.push_back(fmt::format("{} {}", limits.above_low ? "above" : "at least", limits.low));
+  if (limits.multiple > 1) parts.push_back(fmt::format("multiples of {}", limits.multiple));
+  if (limits.ascending) parts.push_back("ascending");
+  if (!limits.words.empty()) parts.push_back(fmt::format("{}", fmt::join(limits.words, " | ")));
+  if (limits.time) parts.push_back("YYYY-MM-DD or YYYY-MM-DDTHH:MM");
+  if (limits.not_empty) parts.push_back("not empty");
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+/// The shape of a time alone; whether the day exists is checked where times are computed with.
+bool looks_like_time(const std::string& text) {
+  static constexpr std::string_view pattern = "dddd-dd-ddTdd:dd:dd";
+  std::string_view body = text;
+  if (body.ends_with('Z')) body.remove_suffix(1);
+  if (body.size() != 10 && body.size() != 16 && body.size() != 19) return false;
+  for (std::size_t i = 0; i < body.size(); ++i) {
+    const char want = pattern[i], is = body[i];
+    if (want == 'd' ? is < '0' || is > '9' : want == 'T' ? is != 'T' && is != ' ' : is != want) return false;
+  }
+  return true;
+}
+
+bool within(double value, const Limits& limits) {
+  return value <= limits.high && (limits.above_low ? value > limits.low : value >= limits.low);
+}
+bool satisfies(std::int64_t value, const Limits& limits) {
+  return within(static_cast<double>(value), limits) && value % limits.multiple == 0;
+}
+bool satisfies(double value, const Limits& limits) {
+  return within(value, limits);
+}
+bool satisfies(bool, const Limits&) {
+  return true;
+}
+bool satisfies(const std::string& value, const Limits& limits) {
+  if (limits.not_empty && value.empty()) return false;
+  if (!limits.words.empty() && std::ranges::find(limits.words, value) == limits.words.end()) return false;
+  return !limits.time || value.empty() || looks_like_time(value);
+}
+template <class T> bool satisfies(const std::vector<T>& values, const Limits& limits) {
+  if (limits.not_empty && values.empty()) return false;
+  if (limits.ascending && std::ranges::adjacent_find(values, std::greater_equal{}) != values.end())
+    return false;
+  return std::ranges::all_of(values, [&](const T& value) { return satisfies(value, limits); });
+}
+bool satisfies(const std::map<std::string, double>& values, const Limits& limits) {
+  return std::ranges::all_of(values, [&](const auto& pair) { return satisfies(pair.second, limits); });
+}
+
+// ---- Values to YAML ---------------------------------------------------------------------------------------
+
+std::string yaml(std::int64_t value) {
+  return std::to_string(value);
+}
+std::string yaml(double value) {
+  return fmt::format("{}", value);
+} // the shortest text that reads back the same
+std::string yaml(bool value) {
+  return value ? "true" : "false";
+}
+std::string yaml(const std::string& value) {
+  std::string out = "\"";
+  for (const char c : value) {
+    if (c == '"' || c == '\\')
+      out.append({'\\', c});
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      out += fmt::format("\\x{:02x}", c);
+    else
+      out += c;
+  }
+  return out + '"';
+}
+template <class T> std::string yaml(const std::vector<T>& values) {
+  std::vector<std::string> items;
+  for (const T& value : values) items.push_back(yaml(value));
+  return fmt::format("[{}]", fmt::join(items, ", "));
+}
+std::string yaml(const std::map<std::string, double>& values) {
+  std::vector<std::string> items;
+  for (const auto& [name, value] : values) items.push_back(yaml(name) + ": " + yaml(value));
+  return fmt::format("{{{}}}", fmt::join(items, ", "));
+}
+
+struct TypeName {
+  const char* operator()(const std::int64_t*) const { return "whole number"; }
+  const char* operator()(const double*) const { return "number"; }
+  const char* operator()(const bool*) const { return "true or false"; }
+  const char* operator()(const std::string*) const { return "text"; }
+  const char* operator()(const std::vector<std::int64_t>*) const { return "list of whole numbers"; }
+  const char* operator()(const std::vector<double>*) const { return "list of numbers"; }
+  const char* operator()(const std::vector<std::string>*) const { return "list of texts"; }
+  const char* operator()(const std::map<std::string, double>*) const { return "NAME: NUMBER pairs"; }
+};
+
 } // namespace
 
 std::vector<Key> declare_keys(Settings& s) {
@@ -143,6 +255,22 @@ std::vector<Key> declare_keys(Settings& s) {
   declare(s.verify, key);
   declare(s.simulate, key);
   return keys;
+}
+
+bool is_allowed(const Key& key) {
+  return std::visit([&](const auto* target) { return satisfies(*target, key.limits); }, key.target);
+}
+
+std::string allowed_values(const Key& key) {
+  return describe(key.limits);
+}
+
+std::string type_name(const Key& key) {
+  return std::visit(TypeName{}, key.target);
+}
+
+std::string yaml_value(const Key& key) {
+  return std::visit([](const auto* target) { return yaml(*target); }, key.target);
 }
 
 } // namespace pluvia
