@@ -1,0 +1,202 @@
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+#include <nlohmann/json.hpp>
+
+#include "pluvia/core/error.hpp"
+#include "pluvia/verify/scores.hpp"
+
+namespace pluvia {
+
+namespace {
+constexpr Time day_seconds = 86400;
+constexpr float area_units = 4096;
+
+Time midnight(Time t) {
+  const Time rest = t % day_seconds;
+  return t - rest - (rest < 0 ? day_seconds : 0);
+}
+} // namespace
+
+void ScoreCounts::add(const ScoreCounts& other, std::int64_t times) {
+  for (int b = 0; b < bins; ++b) {
+    weight[b] += times * other.weight[b];
+    events[b] += times * other.events[b];
+  }
+  square += times * other.square;
+}
+
+ScoreTable::ScoreTable(std::vector<std::string> systems, std::vector<double> leads_hours,
+                       std::vector<double> thresholds_mm)
+    : systems_(std::move(systems)), leads_(std::move(leads_hours)), thresholds_(std::move(thresholds_mm)),
+      histograms_(systems_.size() * leads_.size() * thresholds_.size()) {}
+
+std::size_t ScoreTable::at(int system, int lead, int threshold) const {
+  return (static_cast<std::size_t>(system) * leads_.size() + static_cast<std::size_t>(lead)) *
+             thresholds_.size() +
+         static_cast<std::size_t>(threshold);
+}
+
+ScoreTable::Day& ScoreTable::day(Time at) {
+  return days_
+      .try_emplace(
+          at, Day{std::vector<std::int64_t>(leads_.size()), std::vector<ScoreCounts>(histograms_.size())})
+      .first->second;
+}
+
+void ScoreTable::add(int lead, Time window_end, std::span<const std::vector<float>> forecasts,
+                     std::span<const std::int8_t> observed, std::span<const float> area) {
+  const std::size_t cells = observed.size();
+  Day& into = day(midnight(window_end - 1));
+  std::vector<std::int64_t> weight(cells); // 0 = left out
+  for (std::size_t cell = 0; cell < cells; ++cell) {
+    bool valid = observed[cell] >= 0;
+    for (const std::vector<float>& forecast : forecasts)
+      for (std::size_t k = 0; valid && k < thresholds_.size(); ++k)
+        valid = !std::isnan(forecast[k * cells + cell]);
+    if (!valid) continue;
+    weight[cell] = std::max<std::int64_t>(1, std::lround(area[cell] * area_units));
+    ++into.n_valid[static_cast<std::size_t>(lead)];
+  }
+  for (std::size_t s = 0; s < systems_.size(); ++s)
+    for (std::size_t k = 0; k < thresholds_.size(); ++k) {
+      const std::size_t i = at(static_cast<int>(s), lead, static_cast<int>(k));
+      ScoreCounts& counts = into.counts[i];
+      ForecastHistogram& histogram = histograms_[i];
+      const float* p = forecasts[s].data() + k * cells;
+      for (std::size_t cell = 0; cell < cells; ++cell) {
+        if (weight[cell] == 0) continue;
+        const auto v = std::clamp<std::int64_t>(std::lround(p[cell] * 1000.0F), 0, 1000);
+        const bool event = observed[cell] > static_cast<int>(k);
+        const auto bin = std::min<std::int64_t>(v / 100, ScoreCounts::bins - 1);
+        const std::int64_t miss = event ? 1000 - v : v;
+        counts.weight[bin] += weight[cell];
+        counts.square += weight[cell] * miss * miss;
+        histogram.weight[static_cast<std::size_t>(v)] += weight[cell];
+        if (event) {
+          counts.events[bin] += weight[cell];
+          histogram.events[static_cast<std::size_t>(v)] += weight[cell];
+        }
+      }
+    }
+}
+
+void ScoreTable::reduce(const Communicator& comm) {
+  // Ranks may have seen different days: all get all of them before sums are exchanged.
+  std::ostringstream own;
+  for (const auto& [at, unused] : days_) own << at << ' ';
+  for (const std::string& text : comm.all_gather(own.str())) {
+    std::istringstream in(text);
+    for (Time at; in >> at;) day(at);
+  }
+  for (auto& [at, day] : days_) {
+    std::vector<std::int64_t> sums = day.n_valid;
+    for (const ScoreCounts& c : day.counts) {
+      sums.insert(sums.end(), c.weight, c.weight + ScoreCounts::bins);
+      sums.insert(sums.end(), c.events, c.events + ScoreCounts::bins);
+      sums.push_back(c.square);
+    }
+    comm.all_reduce(sums, Reduce::sum);
+    auto next = sums.cbegin();
+    for (std::int64_t& n : day.n_valid) n = *next++;
+    for (ScoreCounts& c : day.counts) {
+      for (std::int64_t& w : c.weight) w = *next++;
+      for (std::int64_t& e : c.events) e = *next++;
+      c.square = *next++;
+    }
+  }
+  for (ForecastHistogram& h : histograms_) {
+    comm.all_reduce(h.weight, Reduce::sum);
+    comm.all_reduce(h.events, Reduce::sum);
+  }
+}
+
+void ScoreTable::merge(const ScoreTable& other) {
+  if (other.systems_ != systems_ || other.leads_ != leads_ || other.thresholds_ != thresholds_)
+    fail(ExitCode::data, "The scores cannot be merged", "their systems, leads or thresholds differ",
+         "Verify all parts with the same configuration.");
+  for (const auto& [at, theirs] : other.days_) {
+    Day& mine = day(at);
+    for (std::size_t i = 0; i < mine.n_valid.size(); ++i) mine.n_valid[i] += theirs.n_valid[i];
+    for (std::size_t i = 0; i < mine.counts.size(); ++i) mine.counts[i].add(theirs.counts[i]);
+  }
+  for (std::size_t i = 0; i < histograms_.size(); ++i)
+    for (std::size_t v = 0; v < ForecastHistogram::values; ++v) {
+      histograms_[i].weight[v] += other.histograms_[i].weight[v];
+      histograms_[i].events[v] += other.histograms_[i].events[v];
+    }
+}
+
+std::vector<Time> ScoreTable::days() const {
+  std::vector<Time> out;
+  for (const auto& [at, unused] : days_) out.push_back(at);
+  return out;
+}
+
+const ScoreCounts& ScoreTable::of_day(Time day, int system, int lead, int threshold) const {
+  return days_.at(day).counts[at(system, lead, threshold)];
+}
+
+const ForecastHistogram& ScoreTable::histogram(int system, int lead, int threshold) const {
+  return histograms_[at(system, lead, threshold)];
+}
+
+std::int64_t ScoreTable::n_valid(int lead) const {
+  std::int64_t n = 0;
+  for (const auto& [at, day] : days_) n += day.n_valid[static_cast<std::size_t>(lead)];
+  return n;
+}
+
+std::string ScoreTable::to_json() const {
+  nlohmann::json out{{"systems", systems_}, {"leads_hours", leads_}, {"thresholds_mm", thresholds_}};
+  out["days"] = nlohmann::json::array();
+  for (const auto& [at, day] : days_) {
+    nlohmann::json counts = nlohmann::json::array();
+    for (const ScoreCounts& c : day.counts)
+      counts.push_back({{"weight", c.weight}, {"events", c.events}, {"square", c.square}});
+    out["days"].push_back({{"day", format_time(at)}, {"n_valid", day.n_valid}, {"counts", counts}});
+  }
+  // Most of the thousand values are never forecast: only those that are, as [thousandths, weight, events].
+  out["histograms"] = nlohmann::json::array();
+  for (const ForecastHistogram& h : histograms_) {
+    nlohmann::json rows = nlohmann::json::array();
+    for (std::size_t v = 0; v < ForecastHistogram::values; ++v)
+      if (h.weight[v] != 0) rows.push_back({v, h.weight[v], h.events[v]});
+    out["histograms"].push_back(rows);
+  }
+  return out.dump();
+}
+
+ScoreTable ScoreTable::from_json(const std::string& text) {
+  try {
+    const auto json = nlohmann::json::parse(text);
+    ScoreTable out(json.at("systems"), json.at("leads_hours"), json.at("thresholds_mm"));
+    for (const auto& one : json.at("days")) {
+      Day& day = out.day(parse_time(one.at("day").get<std::string>()));
+      day.n_valid = one.at("n_valid").get<std::vector<std::int64_t>>();
+      day.n_valid.resize(out.leads_.size());
+      for (std::size_t i = 0; i < day.counts.size(); ++i) {
+        const auto& counts = one.at("counts").at(i);
+        for (std::size_t b = 0; b < ScoreCounts::bins; ++b) {
+          day.counts[i].weight[b] = counts.at("weight").at(b);
+          day.counts[i].events[b] = counts.at("events").at(b);
+        }
+        day.counts[i].square = counts.at("square");
+      }
+    }
+    for (std::size_t i = 0; i < out.histograms_.size(); ++i)
+      for (const auto& row : json.at("histograms").at(i)) {
+        const std::size_t v = row.at(0);
+        out.histograms_[i].weight.at(v) = row.at(1);
+        out.histograms_[i].events.at(v) = row.at(2);
+      }
+    return out;
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    fail(ExitCode::data, "The score table cannot be read", error.what(), "Verify again.");
+  }
+}
+
+} // namespace pluvia
