@@ -24,7 +24,8 @@ public:
     return true;
   }
   void skip_spaces() {
-    while (skip(' ')) {}
+    while (skip(' ')) {
+    }
   }
   bool skip(std::string_view word) {
     if (rest_.substr(0, word.size()) != word) return false;
@@ -69,7 +70,8 @@ std::optional<Time> gregorian_days(const Date& date) {
   return sys_days{civil}.time_since_epoch().count();
 }
 
-/// Days since 1970-01-01 of a date in the Julian calendar, which CF's "standard" calendar uses before 1582-10-15.
+/// Days since 1970-01-01 of a date in the Julian calendar, which CF's "standard" calendar uses before
+/// 1582-10-15.
 std::optional<Time> julian_days(const Date& date) {
   const bool leap = date.year % 4 == 0;
   constexpr int before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365};
@@ -111,16 +113,20 @@ Civil civil(Time t) {
   const auto date_part = floor<days>(point);
   const year_month_day date{date_part};
   const int rest = static_cast<int>((point - date_part).count());
-  return {static_cast<int>(date.year()), static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
-          rest / 3600, rest / 60 % 60, rest % 60};
+  return {static_cast<int>(date.year()),
+          static_cast<unsigned>(date.month()),
+          static_cast<unsigned>(date.day()),
+          rest / 3600,
+          rest / 60 % 60,
+          rest % 60};
 }
 
 } // namespace
 
 Time parse_time(std::string_view text) {
   const auto refuse = [&]() {
-    fail(ExitCode::usage, "\"" + std::string(text) + "\" is not a time", "expected YYYY-MM-DD[THH:MM[:SS]][Z], UTC",
-         "Write for example 2019-12-31T06:00.");
+    fail(ExitCode::usage, "\"" + std::string(text) + "\" is not a time",
+         "expected YYYY-MM-DD[THH:MM[:SS]][Z], UTC", "Write for example 2019-12-31T06:00.");
   };
   Cursor cursor(text);
   const auto date = read_date(cursor, 2);
@@ -155,8 +161,8 @@ std::string format_time_compact(Time t) {
 
 Time parse_duration(std::string_view text) {
   const auto refuse = [&]() {
-    fail(ExitCode::usage, "\"" + std::string(text) + "\" is not a duration", "expected ISO 8601 such as PT6H or P1D",
-         "Write for example PT30M, PT6H or P1DT12H.");
+    fail(ExitCode::usage, "\"" + std::string(text) + "\" is not a duration",
+         "expected ISO 8601 such as PT6H or P1D", "Write for example PT30M, PT6H or P1DT12H.");
   };
   Cursor cursor(text);
   if (!cursor.skip('P') || cursor.done()) refuse();
@@ -191,18 +197,23 @@ TimeUnits parse_time_units(std::string_view units, std::string_view calendar) {
   };
   const bool proleptic = calendar == "proleptic_gregorian";
   if (!calendar.empty() && calendar != "standard" && calendar != "gregorian" && !proleptic)
-    refuse("calendar \"" + std::string(calendar) + "\"; standard, gregorian and proleptic_gregorian are read");
+    refuse("calendar \"" + std::string(calendar) +
+           "\"; standard, gregorian and proleptic_gregorian are read");
 
   const std::size_t gap = units.find(' ');
   if (gap == std::string_view::npos) refuse("expected UNIT since EPOCH");
   const std::string_view unit = units.substr(0, gap);
   TimeUnits out;
-  if (unit == "seconds" || unit == "second" || unit == "sec" || unit == "secs" || unit == "s") out.seconds_per_unit = 1;
-  else if (unit == "minutes" || unit == "minute" || unit == "min" || unit == "mins") out.seconds_per_unit = 60;
+  if (unit == "seconds" || unit == "second" || unit == "sec" || unit == "secs" || unit == "s")
+    out.seconds_per_unit = 1;
+  else if (unit == "minutes" || unit == "minute" || unit == "min" || unit == "mins")
+    out.seconds_per_unit = 60;
   else if (unit == "hours" || unit == "hour" || unit == "hr" || unit == "hrs" || unit == "h")
     out.seconds_per_unit = 3600;
-  else if (unit == "days" || unit == "day" || unit == "d") out.seconds_per_unit = day_seconds;
-  else refuse("the unit must be seconds, minutes, hours or days");
+  else if (unit == "days" || unit == "day" || unit == "d")
+    out.seconds_per_unit = day_seconds;
+  else
+    refuse("the unit must be seconds, minutes, hours or days");
 
   Cursor cursor(units.substr(gap));
   cursor.skip_spaces();
@@ -220,7 +231,8 @@ TimeUnits parse_time_units(std::string_view units, std::string_view calendar) {
     if (!clock) refuse("expected an epoch YYYY-MM-DD [HH:MM:SS]");
     out.epoch += *clock;
     if (cursor.skip('.')) {
-      while (cursor.skip('0')) {}
+      while (cursor.skip('0')) {
+      }
     }
   }
   cursor.skip_spaces();

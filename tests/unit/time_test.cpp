@@ -28,8 +28,9 @@ TEST(Time, ReadsEveryAcceptedForm) {
 }
 
 TEST(Time, RefusesWhatIsNoTime) {
-  for (const char* text : {"", "2019", "2019-1-1", "2019-02-29", "2019-13-01", "2019-12-31T24:00", "2019-12-31T06",
-                           "2019-12-31T06:60", "2019-12-31T06:00+01:00", "2019-12-31T06:00Zx", "31-12-2019"})
+  for (const char* text :
+       {"", "2019", "2019-1-1", "2019-02-29", "2019-13-01", "2019-12-31T24:00", "2019-12-31T06",
+        "2019-12-31T06:60", "2019-12-31T06:00+01:00", "2019-12-31T06:00Zx", "31-12-2019"})
     EXPECT_EQ(code_of([&] { parse_time(text); }), ExitCode::usage) << text;
 }
 
@@ -44,7 +45,8 @@ TEST(Time, ReadsDurations) {
   EXPECT_EQ(parse_duration("PT30M"), 1800);
   EXPECT_EQ(parse_duration("P1D"), 86400);
   EXPECT_EQ(parse_duration("P1DT12H30M5S"), 86400 + 12 * 3600 + 30 * 60 + 5);
-  for (const char* text : {"", "P", "PT", "6H", "PT6", "PT6X", "P6H", "PT1M1H", "PT1H1H", "P1DT", "PT0H", "P1M"})
+  for (const char* text :
+       {"", "P", "PT", "6H", "PT6", "PT6X", "P6H", "PT1M1H", "PT1H1H", "P1DT", "PT0H", "P1M"})
     EXPECT_EQ(code_of([&] { parse_duration(text); }), ExitCode::usage) << text;
 }
 
@@ -68,11 +70,13 @@ TEST(Time, ReadsCfUnits) {
 }
 
 TEST(Time, RefusesOtherUnitsAndCalendars) {
-  for (const char* units : {"", "hours", "months since 1970-01-01", "hours since yesterday", "hours since 1970-02-30",
-                            "hours since 1970-01-01 00:00:00 +01:00", "seconds since 1970-01-01 00:00:00.5"})
+  for (const char* units :
+       {"", "hours", "months since 1970-01-01", "hours since yesterday", "hours since 1970-02-30",
+        "hours since 1970-01-01 00:00:00 +01:00", "seconds since 1970-01-01 00:00:00.5"})
     EXPECT_EQ(code_of([&] { parse_time_units(units, "standard"); }), ExitCode::data) << units;
   for (const char* calendar : {"julian", "noleap", "360_day", "365_day"})
-    EXPECT_EQ(code_of([&] { parse_time_units("days since 1970-01-01", calendar); }), ExitCode::data) << calendar;
+    EXPECT_EQ(code_of([&] { parse_time_units("days since 1970-01-01", calendar); }), ExitCode::data)
+        << calendar;
 }
 
 TEST(Grid, KnowsWhenLongitudesClose) {

@@ -8,8 +8,8 @@ namespace pluvia {
 /// Seconds since 1970-01-01 00:00 UTC (no leap seconds), proleptic Gregorian.
 using Time = std::int64_t;
 
-/// "2019-12-31", "2019-12-31T06:00", "2019-12-31T06:00:30", with or without a closing Z; a space may stand for T.
-/// Throws a usage Error otherwise.
+/// "2019-12-31", "2019-12-31T06:00", "2019-12-31T06:00:30", with or without a closing Z; a space may stand
+/// for T. Throws a usage Error otherwise.
 Time parse_time(std::string_view text);
 /// "2019-12-31T06:00:00Z".
 std::string format_time(Time t);

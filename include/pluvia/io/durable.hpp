@@ -1,0 +1,17 @@
+#pragma once
+#include <cstddef>
+#include <string>
+
+namespace pluvia {
+
+// How a file comes into being whole or not at all: written under a temporary name beside it, flushed,
+// renamed.
+
+/// Makes the folder of `path` and an empty, writable file `part`. Local. Throws a usage Error when it cannot.
+void prepare_part(const std::string& path, const std::string& part);
+/// Throws a failed Error when the file system of `part` has less than `bytes` left. Local.
+void require_room(const std::string& part, std::size_t bytes);
+/// Flushes `part` to disk and renames it to `path`. Local. Throws a failed Error when it cannot.
+void publish(const std::string& part, const std::string& path);
+
+} // namespace pluvia

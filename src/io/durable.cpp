@@ -1,0 +1,66 @@
+#include "pluvia/io/durable.hpp"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "pluvia/core/error.hpp"
+
+namespace pluvia {
+
+namespace {
+/// Closes a file descriptor at the end of a scope.
+struct Descriptor {
+  int number;
+  ~Descriptor() {
+    if (number >= 0) ::close(number);
+  }
+};
+
+std::filesystem::path folder_of(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  return folder.empty() ? "." : folder;
+}
+} // namespace
+
+void prepare_part(const std::string& path, const std::string& part) {
+  std::error_code trouble;
+  std::filesystem::create_directories(folder_of(path), trouble);
+  if (std::filesystem::is_directory(path))
+    fail(ExitCode::usage, "Cannot write " + path, "it is a folder", "Give the name of a file.");
+  const Descriptor file{::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666)};
+  if (file.number < 0)
+    fail(ExitCode::usage, "Cannot write " + path, std::strerror(errno),
+         "Choose another output, or make room there.");
+}
+
+void require_room(const std::string& part, std::size_t bytes) {
+  struct statvfs space {};
+  if (::statvfs(part.c_str(), &space) != 0) return; // not every file system tells
+  const std::size_t left = static_cast<std::size_t>(space.f_bavail) * space.f_frsize;
+  if (left < bytes)
+    fail(ExitCode::failed, "No room to write " + part,
+         std::to_string(left >> 20) + " MiB left, " + std::to_string((bytes >> 20) + 1) +
+             " MiB may be needed",
+         "Make room there, or choose another output.");
+}
+
+void publish(const std::string& part, const std::string& path) {
+  const auto refuse = [&] {
+    fail(ExitCode::failed, "Cannot finish " + path, std::strerror(errno), "Check the space of its folder.");
+  };
+  const Descriptor file{::open(part.c_str(), O_RDWR)};
+  if (file.number < 0 || ::fsync(file.number) != 0) refuse();
+  if (std::rename(part.c_str(), path.c_str()) != 0) refuse();
+  // The new name itself is durable once the folder is; some file systems cannot flush folders, which is no
+  // loss.
+  const Descriptor folder{::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY)};
+  if (folder.number >= 0) ::fsync(folder.number);
+}
+
+} // namespace pluvia
