@@ -1,0 +1,59 @@
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pluvia/core/tensor.hpp"
+
+namespace pluvia {
+
+/// A value on the tape and, after a backward pass has reached it, the gradient of the loss by it.
+struct Node {
+  Tensor value;
+  Tensor grad;        ///< empty until the first consumer has pulled back
+  Margin grad_margin; ///< margins that the producer's pull-back wants around grad
+  bool needs_grad = false;
+};
+using Var = std::shared_ptr<Node>;
+
+/// A trained array. Replicated on all ranks; grad collects this rank's share until the trainer reduces it.
+struct Parameter {
+  enum class Decay { no, yes };
+  std::string name;
+  Tensor value, grad;
+  Decay decay = Decay::no;
+};
+
+/// Adds d to the gradient of a node; d must have node.grad_margin and is taken over when it is the first.
+void accumulate(Node& node, Tensor&& d);
+
+/// Remembers how to pull gradients back, in the order of the forward pass: replayed in reverse, so that all
+/// ranks reach their collectives in the same order.
+class Tape {
+public:
+  enum class Mode {
+    record, ///< training
+    forget  ///< forecasting: nothing is kept, values die with their last user
+  };
+  explicit Tape(Mode mode) : mode_(mode) {}
+
+  bool recording() const { return mode_ == Mode::record; }
+  /// A value that is computed from others. `pull` reads node.grad and accumulates into the inputs it holds;
+  /// it is kept only when recording and never called for a node whose gradient nobody asked for.
+  Var record(Tensor value, std::function<void(Node&)> pull, Margin grad_margin = {});
+  /// A value from outside; gradients are collected for it only when asked for.
+  static Var leaf(Tensor value, bool needs_grad = false);
+  /// Pulls gradients back from every node whose grad is set, latest first. Empties the tape.
+  void backward();
+
+private:
+  struct Entry {
+    Var node;
+    std::function<void(Node&)> pull;
+  };
+  Mode mode_;
+  std::vector<Entry> entries_;
+};
+
+} // namespace pluvia

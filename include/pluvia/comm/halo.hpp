@@ -1,0 +1,58 @@
+#pragma once
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "pluvia/comm/communicator.hpp"
+#include "pluvia/comm/tiling.hpp"
+#include "pluvia/core/tensor.hpp"
+
+namespace pluvia {
+
+/// Which cells one rank sends and receives so that its margins hold its neighbours' cells.
+/// Made from one rule (what a rank needs, given what it owns) that every rank evaluates for every other: no
+/// negotiation. Any rank may owe cells to any other, so a halo wider than a tile needs no special case.
+/// On a periodic x axis needed columns may lie outside [0, nx). A plain value.
+struct HaloPlan {
+  struct Piece {
+    int peer;
+    Rect cells; ///< relative to the corner of this rank's tile; in the margins where received
+  };
+  std::vector<Piece> sends, receives; ///< ascending peers, in an order both sides agree on
+  Margin margin;                      ///< of this rank, in y and x
+  Rect tile;
+};
+HaloPlan plan_halo(const Tiling& tiling, int level, int rank, const std::function<Rect(const Rect&)>& needed);
+
+/// Fills the margins of tensors from their owners: construct to start, finish() to complete, and work on the
+/// interior in between. Ghost cells outside the domain, and ghost frames, are set to zero. All tensors travel
+/// in one message per neighbour. Collective over `comm`: every rank of the tiling, the same tensors in the
+/// same order. The tensors must have the plan's margins in y and x.
+class HaloExchange {
+public:
+  HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors);
+  ~HaloExchange();
+  HaloExchange(const HaloExchange&) = delete;
+  HaloExchange& operator=(const HaloExchange&) = delete;
+  void finish();
+
+private:
+  struct Message {
+    int peer;
+    std::vector<float> data;
+  };
+  const HaloPlan& plan_;
+  std::vector<Tensor*> tensors_;
+  std::vector<Message> outgoing_, incoming_;
+  std::vector<MPI_Request> requests_;
+  bool finished_ = false;
+};
+
+/// Bytes that this rank sends in one exchange of `frames` frames of `channels` values, and to how many ranks.
+struct HaloTraffic {
+  std::int64_t bytes = 0;
+  int messages = 0;
+};
+HaloTraffic halo_traffic(const HaloPlan& plan, int own_rank, Index frames, Index channels);
+
+} // namespace pluvia

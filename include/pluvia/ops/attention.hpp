@@ -1,0 +1,68 @@
+#pragma once
+#include <vector>
+
+#include "pluvia/core/tensor.hpp"
+
+namespace pluvia {
+
+/// Half-open range of indices.
+struct Span {
+  Index from = 0, to = 0;
+};
+
+/// Along one axis: which keys a query sees. Ranges rise with the query, in unwrapped global indices.
+struct AxisWindow {
+  enum class Kind {
+    own,     ///< the query's own index
+    around,  ///< 2 radius + 1 indices, clamped to the axis so that every query has as many as fit
+    wrapped, ///< 2 radius + 1 indices on a closed axis (at most its length)
+    block,   ///< the aligned block of `size` indices that holds the query
+    past,    ///< all indices up to the query's own
+    all      ///< every index
+  };
+  Kind kind = Kind::own;
+  Index size = 0;   ///< radius, or block size
+  Index extent = 0; ///< of the axis
+
+  Span keys(Index query) const;
+  /// The queries that see a key: the inverse of keys(). On axes where queries and keys are indexed alike.
+  Span queries(Index key) const;
+};
+
+constexpr int head_channels = 16;
+
+/// Attention of each query over a box of keys, heads of 16 channels (Vaswani et al. 2017 over the windows of
+/// Hassani et al. 2023): o = sum_j softmax_j(q . k_j / 4) v_j, keys in the order of global frame, row,
+/// column. One kernel serves temporal (past, own, own), neighbourhood (own, around, around), windowed (own,
+/// block, block) and joint (past, around, around) attention, and the lead-time queries (all, around, around).
+struct AttentionWindow {
+  AxisWindow t, y, x;
+};
+
+/// Where a tile lies: global index of its first row and column.
+struct TileOrigin {
+  Index y = 0, x = 0;
+};
+
+/// q [B, Tq, Y, X, C], or [1, Tq, 1, 1, C] when all cells ask alike; k, v [B, Tk, Y, X, C] with margins that
+/// hold every key; o [B, Tq, Y, X, C]; log_sum [B, Tq, Y, X, C / 16] (log of the softmax normaliser). Local.
+void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
+            TileOrigin origin, Tensor& o, Tensor& log_sum);
+
+/// delta = sum over a head's channels of do o: [B, Tq, Y, X, C / 16]. Local.
+void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta);
+
+/// Gradient of the queries of this tile; shared queries [1, Tq, 1, 1, C] sum over cells, rows in order.
+/// Local.
+void attend_query_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                           const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
+                           TileOrigin origin, Tensor& dq);
+
+/// Gradients of the keys and values of this tile, gathered from every query that saw them: q, d_o, log_sum
+/// and delta need margins that hold those queries (q none when shared). Nothing is scattered, so the bits do
+/// not depend on the tiling. Local.
+void attend_key_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                         const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
+                         TileOrigin origin, Tensor& dk, Tensor& dv);
+
+} // namespace pluvia

@@ -1,0 +1,45 @@
+#pragma once
+#include <vector>
+
+#include "pluvia/core/tensor.hpp"
+
+namespace pluvia {
+
+/// Taps of a stride-1 convolution: extents, and where the first tap lies relative to the output cell.
+struct Stencil {
+  int t = 1, y = 1, x = 1;
+  int t_first = 0, y_first = 0, x_first = 0;
+  int taps() const { return t * y * x; }
+  bool operator==(const Stencil&) const = default;
+};
+/// Odd spatial extents around the cell; time extents end at the output's own frame, so that the output of
+/// frame t sees frames <= t alone.
+Stencil causal_stencil(int t, int y, int x);
+/// The stencil of the transposed convolution.
+Stencil transposed(const Stencil& s);
+/// Ghost cells that a stencil reads around its output.
+Margin reach(const Stencil& s);
+
+/// Weights [t, y, x, C_in, C_out] arranged for the processor's registers: made once per use, not stored.
+struct PackedWeights {
+  Stencil stencil;
+  int c_in = 0, c_out = 0;
+  int block = 0;           ///< output channels computed together
+  std::vector<float> data; ///< [blocks, taps, C_in, block], zero beyond C_out
+};
+PackedWeights pack(const Tensor& weight, const Stencil& stencil);
+/// For the gradient of the input: taps mirrored, channels exchanged.
+PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil);
+
+/// y = bias + sum over taps and input channels of x w (+ residual): [B, T, Y, X, C_in] -> [B, T, Y, X,
+/// C_out]. x must have at least the stencil's reach as margin, filled. Every output is one chain of fused
+/// multiply-adds in the order of taps and channels, so its bits depend on nothing but its inputs: not on the
+/// tile, the thread count or the vector width. bias [C_out] and residual may be null. Local.
+void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y);
+
+/// dw += sum over cells of x dy, db += sum of dy (db may be null). x as in convolve; dw [t, y, x, C_in,
+/// C_out]. The same bits for every thread count. Local.
+void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,
+                              float* db);
+
+} // namespace pluvia

@@ -1,0 +1,45 @@
+#pragma once
+#include <map>
+#include <tuple>
+
+#include "pluvia/comm/communicator.hpp"
+#include "pluvia/comm/halo.hpp"
+#include "pluvia/comm/tiling.hpp"
+#include "pluvia/ops/attention.hpp"
+#include "pluvia/ops/conv3d.hpp"
+
+namespace pluvia {
+
+/// The tiles of one domain over the ranks of one communicator, with the halo plans its operators need: each
+/// is made once. Row-major: rank = row * cols + col.
+class Decomposition {
+public:
+  /// `comm` must outlive it and have tiling.ranks() ranks.
+  Decomposition(const Communicator& comm, Tiling tiling);
+
+  const Communicator& comm() const { return comm_; }
+  const Tiling& tiling() const { return tiling_; }
+  Rect tile(int level) const { return tiling_.tile(comm_.rank(), level); }
+  Rect domain(int level) const { return tiling_.domain(level); }
+
+  /// The cells around a tile that a stencil reads; those outside the domain have no owner and stay zero.
+  const HaloPlan& stencil_halo(int level, const Stencil& stencil);
+  /// The keys that a tile's queries see, and the queries that see a tile's keys.
+  const HaloPlan& key_halo(int level, const AxisWindow& y, const AxisWindow& x);
+  const HaloPlan& query_halo(int level, const AxisWindow& y, const AxisWindow& x);
+
+  /// Windows of an axis of a level: `radius` cells around (wrapped where the axis closes), or aligned blocks.
+  AxisWindow around_y(int level, Index radius) const;
+  AxisWindow around_x(int level, Index radius) const;
+  AxisWindow block_y(int level, Index size) const;
+  AxisWindow block_x(int level, Index size) const;
+
+private:
+  using Key = std::tuple<int, int, Index, Index, Index, Index>;
+  template <class Needed> const HaloPlan& cached(const Key& key, int level, Needed&& needed);
+  const Communicator& comm_;
+  Tiling tiling_;
+  std::map<Key, HaloPlan> plans_;
+};
+
+} // namespace pluvia

@@ -1,0 +1,28 @@
+#pragma once
+#include "pluvia/ad/tape.hpp"
+#include "pluvia/parallel/decomposition.hpp"
+
+namespace pluvia {
+
+// Operators that look beyond the tile: one tape node each, which exchanges its halo, and whose pull-back is
+// in gather form: it exchanges the halo of the output's gradient and each rank computes the whole gradient of
+// its own cells. Nothing is scattered or added across ranks, so the bits do not depend on the tiling.
+
+/// Convolution over all tiles: y = b + w * x (+ residual). x [B, T, Y, X, C_in] must carry margins of
+/// reach(stencil), which this fills; zeros lie outside the domain and before the first frame.
+/// weight [t, y, x, C_in, C_out]. The exchange of the gradient's halo travels behind the weight gradient.
+/// Collective over tiles.comm().
+Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter& weight, Parameter& bias,
+           const Stencil& stencil, const Var& residual = nullptr);
+
+/// The margins that attention wants around queries, and around keys and values.
+Margin query_margin(Decomposition& tiles, int level, const AttentionWindow& window);
+Margin key_margin(Decomposition& tiles, int level, const AttentionWindow& window);
+
+/// Attention over all tiles (see attend): q with query_margin, or [1, Tq, 1, 1, C] when all cells ask alike;
+/// k and v with key_margin, which this fills. Returns o [B, Tq, Y, X, C]. Collective over tiles.comm() unless
+/// the window is the cell itself.
+Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const Var& k, const Var& v,
+              const AttentionWindow& window);
+
+} // namespace pluvia

@@ -1,0 +1,25 @@
+#include "pluvia/ops/linear.hpp"
+
+#include "pluvia/ops/conv3d.hpp"
+
+namespace pluvia {
+
+Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const Var& residual,
+           Margin out_margin) {
+  Shape s = x->value.shape();
+  s.c = weight.value.shape().c;
+  Tensor y(s, out_margin);
+  convolve(x->value, pack(weight.value, {}), bias.value.cell(0, 0, 0, 0),
+           residual ? &residual->value : nullptr, y);
+  return tape.record(std::move(y), [x, &weight, &bias, residual](Node& node) {
+    convolve_weight_gradient(x->value, node.grad, {}, weight.grad, bias.grad.cell(0, 0, 0, 0));
+    if (x->needs_grad) {
+      Tensor dx(x->value.shape(), x->grad_margin);
+      convolve(node.grad, pack_transposed(weight.value, {}), nullptr, nullptr, dx);
+      accumulate(*x, std::move(dx));
+    }
+    if (residual && residual->needs_grad) accumulate(*residual, node.grad.clone(residual->grad_margin));
+  });
+}
+
+} // namespace pluvia

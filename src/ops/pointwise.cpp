@@ -1,0 +1,67 @@
+#include "pluvia/ops/pointwise.hpp"
+
+#include <cassert>
+
+#include "pluvia/core/math.hpp"
+#include "pluvia/core/parallel_for.hpp"
+
+namespace pluvia {
+
+namespace {
+
+/// Calls f(b, t, y) for every row of cells.
+template <class F> void for_rows(const Shape& s, F&& f) {
+  parallel_for(s.b * s.t * s.y, [&](Index row) { f(row / s.y / s.t, row / s.y % s.t, row % s.y); });
+}
+
+} // namespace
+
+Var gelu(Tape& tape, const Var& x) {
+  const Shape s = x->value.shape();
+  Tensor y(s);
+  for_rows(s, [&](Index b, Index t, Index iy) {
+    const float* in = x->value.cell(b, t, iy, 0);
+    float* out = y.cell(b, t, iy, 0);
+    for (Index i = 0; i < s.x * s.c; ++i) out[i] = gelu(in[i]);
+  });
+  return tape.record(std::move(y), [x, s](Node& node) {
+    Tensor dx(s, x->grad_margin);
+    for_rows(s, [&](Index b, Index t, Index iy) {
+      const float *in = x->value.cell(b, t, iy, 0), *dy = node.grad.cell(b, t, iy, 0);
+      float* out = dx.cell(b, t, iy, 0);
+      for (Index i = 0; i < s.x * s.c; ++i) out[i] = dy[i] * gelu_slope(in[i]);
+    });
+    accumulate(*x, std::move(dx));
+  });
+}
+
+Var blend(Tape& tape, const Var& g, const Var& a, const Var& b) {
+  const Shape s = g->value.shape();
+  assert(a->value.shape() == s && b->value.shape() == s);
+  Tensor y(s);
+  for_rows(s, [&](Index ib, Index t, Index iy) {
+    const float *gv = g->value.cell(ib, t, iy, 0), *av = a->value.cell(ib, t, iy, 0);
+    const float* bv = b->value.cell(ib, t, iy, 0);
+    float* out = y.cell(ib, t, iy, 0);
+    for (Index i = 0; i < s.x * s.c; ++i) out[i] = std::fma(sigmoid(gv[i]), av[i] - bv[i], bv[i]);
+  });
+  return tape.record(std::move(y), [g, a, b, s](Node& node) {
+    Tensor dg(s, g->grad_margin), da(s, a->grad_margin), db(s, b->grad_margin);
+    for_rows(s, [&](Index ib, Index t, Index iy) {
+      const float *gv = g->value.cell(ib, t, iy, 0), *av = a->value.cell(ib, t, iy, 0);
+      const float *bv = b->value.cell(ib, t, iy, 0), *dy = node.grad.cell(ib, t, iy, 0);
+      float *og = dg.cell(ib, t, iy, 0), *oa = da.cell(ib, t, iy, 0), *ob = db.cell(ib, t, iy, 0);
+      for (Index i = 0; i < s.x * s.c; ++i) {
+        const float share = sigmoid(gv[i]);
+        oa[i] = dy[i] * share;
+        ob[i] = dy[i] - oa[i];
+        og[i] = dy[i] * (av[i] - bv[i]) * share * (1.0F - share);
+      }
+    });
+    accumulate(*g, std::move(dg));
+    accumulate(*a, std::move(da));
+    accumulate(*b, std::move(db));
+  });
+}
+
+} // namespace pluvia

@@ -1,0 +1,90 @@
+#include "pluvia/parallel/stencil.hpp"
+
+#include <cassert>
+#include <memory>
+
+namespace pluvia {
+
+namespace {
+
+/// True when no query looks beyond its own cell: decided alike on every rank.
+bool stays_home(const AttentionWindow& w) {
+  return w.y.kind == AxisWindow::Kind::own && w.x.kind == AxisWindow::Kind::own;
+}
+
+TileOrigin origin_of(const Rect& tile) {
+  return {tile.y0, tile.x0};
+}
+
+} // namespace
+
+Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter& weight, Parameter& bias,
+           const Stencil& stencil, const Var& residual) {
+  assert(x->value.margin() == reach(stencil));
+  Shape s = x->value.shape();
+  s.c = weight.value.shape().c;
+  HaloExchange(tiles.stencil_halo(level, stencil), tiles.comm(), {&x->value}).finish();
+  Tensor y(s);
+  convolve(x->value, pack(weight.value, stencil), bias.value.cell(0, 0, 0, 0),
+           residual ? &residual->value : nullptr, y);
+  const auto pull = [&tiles, level, x, &weight, &bias, stencil, residual](Node& node) {
+    HaloExchange exchange(tiles.stencil_halo(level, transposed(stencil)), tiles.comm(), {&node.grad});
+    convolve_weight_gradient(x->value, node.grad, stencil, weight.grad, bias.grad.cell(0, 0, 0, 0));
+    exchange.finish();
+    if (x->needs_grad) {
+      Tensor dx(x->value.shape(), x->grad_margin);
+      convolve(node.grad, pack_transposed(weight.value, stencil), nullptr, nullptr, dx);
+      accumulate(*x, std::move(dx));
+    }
+    if (residual && residual->needs_grad) accumulate(*residual, node.grad.clone(residual->grad_margin));
+  };
+  return tape.record(std::move(y), pull, reach(transposed(stencil)));
+}
+
+Margin query_margin(Decomposition& tiles, int level, const AttentionWindow& window) {
+  return stays_home(window) ? Margin{} : tiles.query_halo(level, window.y, window.x).margin;
+}
+
+Margin key_margin(Decomposition& tiles, int level, const AttentionWindow& window) {
+  return stays_home(window) ? Margin{} : tiles.key_halo(level, window.y, window.x).margin;
+}
+
+Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const Var& k, const Var& v,
+              const AttentionWindow& window) {
+  const TileOrigin origin = origin_of(tiles.tile(level));
+  const bool home = stays_home(window);
+  if (!home)
+    HaloExchange(tiles.key_halo(level, window.y, window.x), tiles.comm(), {&k->value, &v->value}).finish();
+  Shape s = k->value.shape();
+  s.t = q->value.shape().t;
+  Shape per_head = s;
+  per_head.c = s.c / head_channels;
+  const Margin margin = query_margin(tiles, level, window);
+  Tensor o(s);
+  auto log_sum = std::make_shared<Tensor>(per_head, margin);
+  attend(q->value, k->value, v->value, window, origin, o, *log_sum);
+
+  const auto pull = [&tiles, level, q, k, v, window, origin, home, log_sum](Node& node) {
+    Tensor delta(log_sum->shape(), log_sum->margin());
+    attend_delta(node.grad, node.value, delta);
+    if (!home) {
+      std::vector<Tensor*> haloed{&node.grad, log_sum.get(), &delta};
+      const bool shared =
+          q->value.shape().y == 1 && q->value.margin() == Margin{} && q->value.shape() != node.value.shape();
+      if (!shared) haloed.push_back(&q->value);
+      HaloExchange(tiles.query_halo(level, window.y, window.x), tiles.comm(), haloed).finish();
+    }
+    Tensor dk(k->value.shape(), k->grad_margin), dv(v->value.shape(), v->grad_margin);
+    attend_key_gradient(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin, dk, dv);
+    if (q->needs_grad) {
+      Tensor dq(q->value.shape(), q->grad_margin);
+      attend_query_gradient(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin, dq);
+      accumulate(*q, std::move(dq));
+    }
+    accumulate(*k, std::move(dk));
+    accumulate(*v, std::move(dv));
+  };
+  return tape.record(std::move(o), pull, margin);
+}
+
+} // namespace pluvia
