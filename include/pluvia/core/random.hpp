@@ -17,6 +17,7 @@ enum class RandomPurpose : std::uint32_t {
   climatology, ///< which days a sample's climatology is drawn from
   bootstrap,   ///< resampled days of a score
   test,        ///< inputs of tests
+  subsample,   ///< cells and times a statistic is fitted on
 };
 
 /// The Philox4x32-10 block cipher (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3, SC11):
