@@ -1,7 +1,5 @@
 #pragma once
 #include <cstddef>
-#include <list>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,17 +24,18 @@ struct ArchiveIndex {
   std::vector<std::string> files;
   Grid grid;
   std::vector<Frame> frames; ///< ascending in time, no duplicates
-  Time step = 0;             ///< the regular spacing; gaps are missing frames
-  std::vector<std::string> variables; ///< on (time, y, x)
+  Time step = 0;             ///< the most frequent spacing [s], 0 for a single frame; gaps are missing frames
+  std::vector<std::string> variables; ///< on (time, y, x), in every file
 };
 
 /// Opens every file on rank 0, checks that grids agree and times do not repeat, and broadcasts the index.
 /// Any CF NetCDF-4 file with variables on (time, lat, lon) or (time, y, x) will do. Collective.
-/// Errors: usage when nothing matches or a file cannot be read, data when the files contradict each other.
+/// Errors: usage when nothing matches or a file cannot be opened, data when one is damaged or two contradict
+/// each other, when a time repeats, or when a frame cannot be told from its neighbour on the regular spacing.
 ArchiveIndex index_archive(const Communicator& comm, const std::vector<std::string>& patterns);
 
-/// Times [first, last] and what is missing between them.
-std::optional<std::size_t> find_frame(const ArchiveIndex& index, Time time); ///< within half a step
+/// The frame nearest to `time` and less than half a step away; nothing when it is missing. Local.
+std::optional<std::size_t> find_frame(const ArchiveIndex& index, Time time);
 
 /// Reads one rank's rectangle of an archive, unpacked (scale_factor, add_offset), missing values as NaN.
 /// Keeps decoded frames up to a bound. Opens files non-collectively: every member is local, and may be called
@@ -51,10 +50,12 @@ public:
 
   const ArchiveIndex& index() const;
   const Rect& rect() const;
-  /// The rectangle [height x width], row-major, at the frame matching `time`; empty when that frame is missing.
-  /// The span stays valid until the next call. Throws a data Error when the file is damaged.
+  /// The rectangle [height x width], row-major, at the frame matching `time`; empty when that frame is
+  /// missing. The span stays valid until the next call. Throws a data Error when the file is damaged, a usage
+  /// Error when the archive has no such variable.
   std::span<const float> read(const std::string& variable, Time time);
-  /// Latitude or longitude [degrees] of the rectangle's cells, row-major (2-D coordinates on projected grids).
+  /// Latitude or longitude [degrees] of the rectangle's cells, row-major (2-D coordinates on projected
+  /// grids).
   std::vector<float> latitudes() const;
   std::vector<float> longitudes() const;
 
@@ -70,8 +71,9 @@ struct Accumulation {
   Time window = 6 * 3600;    ///< [s]
 };
 
-/// Rain [mm] in (end - window, end] for every cell of the reader's rectangle; NaN where more than 1 of 12 slots
-/// is missing, otherwise scaled up to the whole window. Local.
+/// Rain [mm] in (end - window, end] for every cell of the reader's rectangle; NaN where more than 1 of 12
+/// slots is missing, otherwise scaled up to the whole window; negative rates are missing. Slots are summed in
+/// order of time. Throws a usage Error when the window is not a whole number of steps. Local.
 std::vector<float> accumulate(ArchiveReader& reader, const Accumulation& rule, Time end);
 
 } // namespace pluvia
