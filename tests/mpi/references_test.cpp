@@ -1,0 +1,199 @@
+// Reference forecasts and the climatology from archives made here.
+#include "pluvia/verify/references.hpp"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "pluvia/core/random.hpp"
+#include "pluvia/io/cf_grid.hpp"
+#include "pluvia/io/netcdf.hpp"
+#include "scratch.hpp"
+
+using namespace pluvia;
+
+namespace {
+
+constexpr Time hour = 3600, start = 1577836800; // 2020-01-01
+constexpr Index ny = 30, nx = 26;
+constexpr int frames = 120;
+constexpr std::size_t plenty = std::size_t{1} << 30;
+const std::vector<double> thresholds{1, 5};
+
+double noise(Index y, Index x, int t) {
+  return random_uniform(9, RandomPurpose::test, static_cast<std::uint64_t>(y * nx + x),
+                        static_cast<std::uint64_t>(t));
+}
+
+// Cold spells of 15 hours come and go over each half of the domain; rain follows the cold by three hours.
+bool cold(Index x, int t) {
+  return random_uniform(10, RandomPurpose::test, x < nx / 2 ? 0 : 1,
+                        static_cast<std::uint64_t>((t + 100) / 15)) < 0.5;
+}
+float temperature(Index y, Index x, int t) {
+  if (noise(y, x, t) < 0.02) return std::nanf("");
+  return static_cast<float>((cold(x, t) ? 220 : 280) + 20 * noise(y, x, t));
+}
+float rain(Index y, Index x, int t) {
+  if (noise(y, x, t) > 0.99) return std::nanf("");
+  return static_cast<float>(cold(x, t - 3) ? 2 * noise(y, x, t + 1000) : 0);
+}
+
+class Archived : public ::testing::Test {
+protected:
+  Communicator world{MPI_COMM_WORLD}, self{MPI_COMM_SELF};
+  test::ScratchFolder folder{world};
+  Rect domain{0, ny, 0, nx};
+  ArchiveIndex index;
+  ReferenceRules rules{{"rain", false, 6 * hour}, thresholds, "tb", {}};
+
+  void SetUp() override {
+    Grid grid;
+    for (Index y = 0; y < ny; ++y) grid.y.push_back(30 - 0.5 * static_cast<double>(y));
+    for (Index x = 0; x < nx; ++x) grid.x.push_back(0.5 * static_cast<double>(x));
+    const std::string path = folder / "archive.nc";
+    NcWriter file(world, path);
+    write_grid(file, grid);
+    write_time_axis(file, NcWriter::unlimited, "time");
+    for (const char* name : {"tb", "rain"}) {
+      file.add_field(name, NcType::f32, {"time", "lat", "lon"});
+      set_grid_attributes(file, grid, name);
+    }
+    const Rect tile = world.rank() == 0 ? domain : Rect{};
+    std::size_t written = 0;
+    for (int t = 0; t < frames; ++t) {
+      if (t == 50) continue; // a missing frame
+      write_time(file, written, start + t * hour);
+      std::vector<float> tb, mm;
+      for (Index y = tile.y0; y < tile.y1; ++y)
+        for (Index x = tile.x0; x < tile.x1; ++x)
+          tb.push_back(temperature(y, x, t)), mm.push_back(rain(y, x, t));
+      file.write_tile("tb", {written}, {1}, tile, tb);
+      file.write_tile("rain", {written++}, {1}, tile, mm);
+    }
+    file.commit();
+    index = index_archive(world, {path});
+  }
+
+  Rect tile() const {
+    const GridShape shape = choose_grid_shape(ny, nx, 1, world.size());
+    return Tiling(ny, nx, 1, shape.rows, shape.cols).tile(world.rank(), 0);
+  }
+  ArchiveReader reader(const Rect& of) const { return {index, Climatology::grown(of, domain), plenty}; }
+  Climatology count(const Communicator& comm, const Rect& of) {
+    ArchiveReader r = reader(of);
+    return Climatology::count(comm, r, of, rules.rain, thresholds, start, start + 96 * hour);
+  }
+};
+
+} // namespace
+
+TEST(BoxMean, AveragesWhatIsKnown) {
+  const float nan = std::nanf("");
+  const std::vector<float> field{1, 2, 3, nan, 4, 5, nan, nan, nan};
+  EXPECT_EQ(box_mean(field, {0, 3, 0, 3}, {0, 3, 0, 3}, 3)[4], 3.0F);
+  EXPECT_EQ(box_mean(field, {0, 3, 0, 3}, {0, 1, 0, 1}, 3)[0], 7.0F / 3);
+  EXPECT_TRUE(std::isnan(box_mean(field, {0, 3, 0, 3}, {2, 3, 0, 1}, 1)[0]));
+  EXPECT_EQ(box_mean(field, {0, 3, 0, 3}, {2, 3, 0, 1}, 3)[0], 4.0F);
+}
+
+TEST(References, TakeTheColdestBrightnessTemperature) {
+  EXPECT_EQ(brightness_predictor({"tb_mean", "tb_min", "rain"}, "rain"), "tb_min");
+  EXPECT_EQ(brightness_predictor({"rain", "tb_window", "tb_vapour"}, "rain"), "tb_window");
+  EXPECT_EQ(brightness_predictor({"rain"}, "rain"), "");
+}
+
+TEST_F(Archived, ClimatologyCountsTheWindowsOfTheArchive) {
+  const Climatology counted = count(world, tile());
+  std::vector<ObservedWindow> windows;
+  ArchiveReader all = reader(domain);
+  for (int end = 6; end < 96; ++end) { // frame 0 holds the hour before the range
+    ObservedWindow w{start + end * hour, {}};
+    const auto amount = accumulate(all, rules.rain, w.end);
+    for (const float mm : amount) w.classes.push_back(static_cast<std::int8_t>(amount_class(mm, thresholds)));
+    windows.push_back(w);
+  }
+  const Climatology expected = Climatology::from_windows(self, domain, domain, 6 * hour, 3, windows);
+  const auto got = counted.probabilities_without(start + 60 * hour),
+             whole = expected.probabilities_without(start + 60 * hour);
+  const Rect t = tile();
+  for (Index y = t.y0; y < t.y1; ++y)
+    for (Index x = t.x0; x < t.x1; ++x)
+      for (Index k = 0; k < 3; ++k)
+        ASSERT_EQ(got[static_cast<std::size_t>(((y - t.y0) * t.width() + x - t.x0) * 3 + k)],
+                  whole[static_cast<std::size_t>((y * nx + x) * 3 + k)]);
+  EXPECT_EQ(counted.windows().size(), windows.size());
+}
+
+TEST_F(Archived, InputsHaveTheSameBitsOnEveryTile) {
+  ArchiveReader mine = reader(tile()), all = reader(domain);
+  const ReferenceInputs part = reference_inputs(mine, rules, tile(), start + 80 * hour),
+                        whole = reference_inputs(all, rules, domain, start + 80 * hour);
+  std::size_t cell = 0;
+  for (Index y = tile().y0; y < tile().y1; ++y)
+    for (Index x = tile().x0; x < tile().x1; ++x, ++cell) {
+      const auto other = static_cast<std::size_t>(y * nx + x);
+      ASSERT_EQ(part.persisted[cell], whole.persisted[other]);
+      for (std::size_t j = 0; j < ReferenceInputs::count; ++j) {
+        const float a = part.predictors[cell * ReferenceInputs::count + j],
+                    b = whole.predictors[other * ReferenceInputs::count + j];
+        ASSERT_TRUE(a == b || (std::isnan(a) && std::isnan(b)));
+      }
+    }
+}
+
+TEST_F(Archived, NothingThatHasNotArrivedIsUsed) {
+  ArchiveReader all = reader(domain);
+  ReferenceRules late = rules;
+  late.latency_minutes = {{"tb", 90}, {"rain", 240}}; // two and four frames
+  const Time init = start + 80 * hour;
+  const ReferenceInputs got = reference_inputs(all, late, domain, init),
+                        tb = reference_inputs(all, rules, domain, init - 2 * hour),
+                        wet = reference_inputs(all, rules, domain, init - 4 * hour);
+  EXPECT_EQ(got.persisted, wet.persisted);
+  for (std::size_t cell = 0; cell < static_cast<std::size_t>(domain.cells()); ++cell) {
+    EXPECT_EQ(got.predictors[cell * 7 + 1], tb.predictors[cell * 7 + 1]);
+    EXPECT_EQ(got.predictors[cell * 7 + 6], tb.predictors[cell * 7 + 6]);
+    EXPECT_EQ(got.predictors[cell * 7 + 5], wet.predictors[cell * 7 + 5]);
+  }
+  // A missing frame is unknown, and so is the change since it.
+  EXPECT_TRUE(std::isnan(reference_inputs(all, rules, domain, start + 50 * hour).predictors[1]));
+  EXPECT_TRUE(std::isnan(reference_inputs(all, rules, domain, start + 53 * hour).predictors[6]));
+}
+
+TEST_F(Archived, LearnsThatColdIsFollowedByRain) {
+  const std::vector<double> leads{6, 12};
+  const Log log(Log::Voice::silent);
+  ArchiveReader mine = reader(tile()), all = reader(domain);
+  const std::vector<float> area(static_cast<std::size_t>(tile().cells()), 1.0F),
+      whole_area(static_cast<std::size_t>(domain.cells()), 1.0F);
+  const Time from = start, to = start + 96 * hour;
+  const References part =
+      References::fit(world, log, mine, rules, count(world, tile()), leads, area, from, to);
+  const Climatology climatology = count(self, domain);
+  const References whole = References::fit(self, log, all, rules, climatology, leads, whole_area, from, to);
+  for (std::size_t lead = 0; lead < 2; ++lead)
+    EXPECT_EQ(part.regressions()[lead].coefficients, whole.regressions()[lead].coefficients);
+
+  // Where it has just turned cold rain is all but certain at 6 hours; the mean is the climatology's.
+  double brier[4] = {}, cells = 0;
+  for (int t = 0; t < 90; ++t) { // the very rows it was fitted on
+    if (t == 50) continue;
+    const Time init = start + t * hour;
+    const auto observed = accumulate(all, rules.rain, init + 6 * hour);
+    const auto p = whole.forecast(0, reference_inputs(all, rules, domain, init),
+                                  exceedance(climatology.probabilities_without(init + 6 * hour), 3));
+    ASSERT_EQ(p.size(), References::names().size());
+    for (std::size_t cell = 0; cell < observed.size(); ++cell) {
+      if (std::isnan(observed[cell])) continue;
+      cells += 1;
+      for (std::size_t s = 0; s < 4; ++s) {
+        ASSERT_GE(p[s][cell], p[s][observed.size() + cell]) << "monotone in the threshold";
+        brier[s] += std::pow(p[s][cell] - (observed[cell] >= 1 ? 1 : 0), 2);
+      }
+    }
+  }
+  EXPECT_GT(cells, 50000);
+  EXPECT_LT(brier[3], 0.8 * brier[0]) << "the regression beats climatology";
+  EXPECT_LT(brier[2], brier[1]) << "calibration improves persistence";
+}
