@@ -16,9 +16,9 @@ template <class F> void for_rows(const Shape& s, F&& f) {
 
 } // namespace
 
-Var gelu(Tape& tape, const Var& x) {
+Var gelu(Tape& tape, const Var& x, Margin out_margin) {
   const Shape s = x->value.shape();
-  Tensor y(s);
+  Tensor y(s, out_margin);
   for_rows(s, [&](Index b, Index t, Index iy) {
     const float* in = x->value.cell(b, t, iy, 0);
     float* out = y.cell(b, t, iy, 0);

@@ -1,0 +1,52 @@
+#pragma once
+#include <string>
+
+#include "pluvia/core/settings.hpp"
+#include "pluvia/nn/layers.hpp"
+#include "pluvia/parallel/stencil.hpp"
+
+namespace pluvia {
+
+/// x + conv(GELU(conv(GELU(LN(x))))), both convolutions with one stencil.
+struct ResidualBlock {
+  NormLayer norm;
+  ConvLayer first, second;
+};
+ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, Index channels,
+                                  const Stencil& stencil);
+/// Collective over tiles.comm().
+Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x);
+
+/// Attention over time and space, fused by an adaptive gate, then a two-layer perceptron:
+/// n = LN(x); x += O(g spatial(n) + (1 - g) temporal(n)), g = sigmoid(W [spatial; temporal]); x +=
+/// MLP(LN(x)). In the joint form one attention over frames <= t and the spatial window replaces the two.
+struct SpaceTimeBlock {
+  AttentionSettings settings = {};
+  struct Heads {
+    LinearLayer q = {}, k = {}, v = {};
+  };
+  NormLayer norm = {}, mlp_norm = {};
+  Heads spatial = {}, temporal = {}; ///< temporal is unused in the joint form
+  LinearLayer gate_spatial = {}, gate_temporal = {}, output = {}, expand = {}, contract = {};
+};
+SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index channels,
+                                     const AttentionSettings& settings);
+/// Collective over tiles.comm().
+Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x);
+
+/// Attention in a skip connection: every lead time asks each cell's T frames (and those of the cells `radius`
+/// around) for what it needs, so T frames become one frame per lead. Queries are linear in a learned plus a
+/// sinusoidal embedding of the lead hour (Vaswani et al. 2017).
+struct SkipAttention {
+  Index radius = 0;
+  NormLayer norm;
+  Parameter* lead_embedding = nullptr; ///< [1, leads, 1, 1, C]
+  std::vector<double> lead_hours = {};
+  LinearLayer q = {}, k = {}, v = {}, output = {};
+};
+SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, Index channels, Index radius,
+                                  const std::vector<double>& lead_hours);
+/// [B, T, Y, X, C] -> [B, leads, Y, X, C]. Collective over tiles.comm().
+Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x);
+
+} // namespace pluvia

@@ -1,0 +1,54 @@
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "pluvia/nn/blocks.hpp"
+
+namespace pluvia {
+
+/// What a network is built from, besides its settings.
+struct StUnetPorts {
+  Index inputs = 0;               ///< channels of the input
+  std::vector<double> lead_hours; ///< one output frame per lead
+  Index classes = 0;              ///< K + 1 ordered classes
+};
+
+/// Levels that a Tiling needs for a network: one per entry of model.channels, and one more when the input is
+/// merged.
+int levels_of(const ModelSettings& settings);
+
+/// The spatio-temporal U-Net: a causal 3-D convolution encoder with space-time attention on chosen levels,
+/// skips by lead-time queries, and a decoder over leads. Its parameters are replicated; its activations are
+/// tiled.
+class StUnet {
+public:
+  /// Throws a usage Error when the settings contradict each other.
+  StUnet(const ModelSettings& settings, const StUnetPorts& ports, std::uint64_t seed);
+
+  ParameterSet& parameters() { return parameters_; }
+  /// The margins that forward() wants around its input.
+  Margin input_margin() const;
+  /// input [B, T, Y, X, inputs] -> f [B, leads, Y, X, K + 1] with logits = base + f; base (log pi, the
+  /// climatological class probabilities) has the shape of the logits. Tiles of level 0.
+  /// Collective over tiles.comm().
+  Var forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base);
+
+private:
+  struct Level {
+    ResidualBlock encode;
+    std::vector<SpaceTimeBlock> attention = {}; ///< none or one
+    SkipAttention skip = {};
+    LinearLayer down = {}; ///< 4 C_l -> C_(l+1), not on the coarsest level
+    LinearLayer up = {};   ///< C_(l+1) -> 4 C_l, not on the coarsest level
+    ResidualBlock decode = {};
+  };
+  ModelSettings settings_;
+  ParameterSet parameters_;
+  int merged_; ///< level of the first entry of model.channels: 1 when the input is merged, else 0
+  LinearLayer entry_;
+  ConvLayer stem_;
+  std::vector<Level> levels_;
+  LinearLayer head_;
+};
+
+} // namespace pluvia

@@ -1,0 +1,135 @@
+#include "pluvia/nn/blocks.hpp"
+
+#include <cmath>
+
+#include "pluvia/ops/linear.hpp"
+#include "pluvia/ops/norm.hpp"
+#include "pluvia/ops/pointwise.hpp"
+
+namespace pluvia {
+
+namespace {
+
+/// A layer's values with the margins that its consumer exchanges.
+Var apply(Tape& tape, const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
+          Margin margin = {}) {
+  return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
+}
+
+Var apply(Tape& tape, const NormLayer& layer, const Var& x, Activation activation, Margin margin = {}) {
+  return layer_norm(tape, x, *layer.gain, *layer.bias, activation, margin);
+}
+
+SpaceTimeBlock::Heads make_heads(ParameterSet& set, const std::string& name, Index channels) {
+  return {make_linear(set, name + ".q", channels, channels, Init::xavier),
+          make_linear(set, name + ".k", channels, channels, Init::xavier),
+          make_linear(set, name + ".v", channels, channels, Init::xavier)};
+}
+
+Var attend_with(Tape& tape, Decomposition& tiles, int level, const SpaceTimeBlock::Heads& heads, const Var& n,
+                const AttentionWindow& window) {
+  const Margin keys = key_margin(tiles, level, window);
+  const Var q = apply(tape, heads.q, n, nullptr, query_margin(tiles, level, window));
+  return attention(tape, tiles, level, q, apply(tape, heads.k, n, nullptr, keys),
+                   apply(tape, heads.v, n, nullptr, keys), window);
+}
+
+} // namespace
+
+ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, Index channels,
+                                  const Stencil& stencil) {
+  return {make_norm(set, name + ".norm", channels),
+          make_conv(set, name + ".first", stencil, channels, channels, Init::kaiming),
+          make_conv(set, name + ".second", stencil, channels, channels, Init::xavier)};
+}
+
+Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x) {
+  const Margin margin = reach(block.first.stencil);
+  const Var n = apply(tape, block.norm, x, Activation::gelu, margin);
+  const Var h = conv3d(tape, tiles, level, n, *block.first.weight, *block.first.bias, block.first.stencil);
+  const Var a = gelu(tape, h, margin);
+  return conv3d(tape, tiles, level, a, *block.second.weight, *block.second.bias, block.second.stencil, x);
+}
+
+SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index c,
+                                     const AttentionSettings& settings) {
+  SpaceTimeBlock block{.settings = settings, .norm = make_norm(set, name + ".norm", c)};
+  block.spatial = make_heads(set, name + ".spatial", c);
+  if (settings.form != "joint") {
+    block.temporal = make_heads(set, name + ".temporal", c);
+    block.gate_spatial = make_linear(set, name + ".gate_spatial", c, c, Init::xavier);
+    block.gate_temporal = make_linear(set, name + ".gate_temporal", c, c, Init::xavier);
+  }
+  block.output = make_linear(set, name + ".output", c, c, Init::xavier);
+  block.mlp_norm = make_norm(set, name + ".mlp_norm", c);
+  block.expand = make_linear(set, name + ".expand", c, 2 * c, Init::kaiming);
+  block.contract = make_linear(set, name + ".contract", 2 * c, c, Init::xavier);
+  return block;
+}
+
+Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x) {
+  const AttentionSettings& form = block.settings;
+  const AxisWindow own{AxisWindow::Kind::own, 0, 0};
+  const AxisWindow past{AxisWindow::Kind::past, 0, x->value.shape().t};
+  const AxisWindow y =
+      form.form == "windowed" ? tiles.block_y(level, form.window) : tiles.around_y(level, form.radius);
+  const AxisWindow x_axis =
+      form.form == "windowed" ? tiles.block_x(level, form.window) : tiles.around_x(level, form.radius);
+
+  const Var n = apply(tape, block.norm, x, Activation::none);
+  Var mixed;
+  if (form.form == "joint") {
+    mixed = attend_with(tape, tiles, level, block.spatial, n, {past, y, x_axis});
+  } else {
+    const Var spatial = attend_with(tape, tiles, level, block.spatial, n, {own, y, x_axis});
+    const Var temporal = attend_with(tape, tiles, level, block.temporal, n, {past, own, own});
+    const Var gate = apply(tape, block.gate_temporal, temporal, apply(tape, block.gate_spatial, spatial));
+    mixed = blend(tape, gate, spatial, temporal);
+  }
+  const Var attended = apply(tape, block.output, mixed, x);
+  const Var hidden =
+      gelu(tape, apply(tape, block.expand, apply(tape, block.mlp_norm, attended, Activation::none)));
+  return apply(tape, block.contract, hidden, attended);
+}
+
+SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, Index c, Index radius,
+                                  const std::vector<double>& lead_hours) {
+  SkipAttention skip{.radius = radius, .norm = make_norm(set, name + ".norm", c)};
+  skip.lead_embedding =
+      &set.add_weight(name + ".lead_embedding", {1, static_cast<Index>(lead_hours.size()), 1, 1, c}, 0.02);
+  skip.lead_hours = lead_hours;
+  skip.q = make_linear(set, name + ".q", c, c, Init::xavier);
+  skip.k = make_linear(set, name + ".k", c, c, Init::xavier);
+  skip.v = make_linear(set, name + ".v", c, c, Init::xavier);
+  skip.output = make_linear(set, name + ".output", c, c, Init::xavier);
+  return skip;
+}
+
+Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x) {
+  const Shape s = skip.lead_embedding->value.shape();
+  Tensor embedding = skip.lead_embedding->value.clone();
+  for (Index lead = 0; lead < s.t; ++lead)
+    for (Index i = 0; i < s.c / 2; ++i) {
+      // Wavelengths from 2 pi to 100 times 2 pi hours.
+      const double phase = skip.lead_hours[static_cast<std::size_t>(lead)] *
+                           std::pow(100.0, -2.0 * static_cast<double>(i) / static_cast<double>(s.c));
+      embedding.cell(0, lead, 0, 0)[2 * i] += static_cast<float>(std::sin(phase));
+      embedding.cell(0, lead, 0, 0)[2 * i + 1] += static_cast<float>(std::cos(phase));
+    }
+  const Var lead = tape.record(std::move(embedding), [p = skip.lead_embedding](Node& node) {
+    const auto from = node.grad.storage();
+    const auto to = p->grad.storage();
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+  });
+  const AttentionWindow window{{AxisWindow::Kind::all, 0, x->value.shape().t},
+                               tiles.around_y(level, skip.radius),
+                               tiles.around_x(level, skip.radius)};
+  const Margin keys = key_margin(tiles, level, window);
+  const Var n = apply(tape, skip.norm, x, Activation::none);
+  const Var o =
+      attention(tape, tiles, level, apply(tape, skip.q, lead), apply(tape, skip.k, n, nullptr, keys),
+                apply(tape, skip.v, n, nullptr, keys), window);
+  return apply(tape, skip.output, o);
+}
+
+} // namespace pluvia

@@ -1,0 +1,152 @@
+// ranks: 1 2 3 4 6
+// The whole network: logits of a randomly initialised head are the same bits on every process grid and thread
+// count, for every form of attention; and its gradient is that of finite differences.
+#include <cmath>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include "pluvia/core/random.hpp"
+#include "pluvia/nn/st_unet.hpp"
+#include "pluvia/ops/loss.hpp"
+
+namespace pluvia {
+namespace {
+
+constexpr Index inputs = 5, classes = 4, frames = 3;
+const std::vector<double> leads{6, 12};
+
+ModelSettings small_model(const std::string& form, std::int64_t input_merge, std::int64_t skip_radius) {
+  ModelSettings m;
+  m.channels = {16, 32, 32};
+  m.attention.form = form;
+  m.attention.radius = 2;
+  m.attention.window = 4;
+  m.input_merge = input_merge;
+  m.skip_radius = skip_radius;
+  m.head_init = "random";
+  return m;
+}
+
+Var field(const Rect& tile, const Rect& domain, Index t, Index c, std::uint64_t seed, Margin margin = {}) {
+  Tensor x({1, t, tile.height(), tile.width(), c}, margin);
+  for (Index it = 0; it < t; ++it)
+    for (Index y = 0; y < tile.height(); ++y)
+      for (Index ix = 0; ix < tile.width(); ++ix)
+        for (Index ic = 0; ic < c; ++ic)
+          x.cell(0, it, y, ix)[ic] = static_cast<float>(random_normal(
+              seed, RandomPurpose::test,
+              static_cast<std::uint64_t>(
+                  ((it * domain.height() + y + tile.y0) * domain.width() + ix + tile.x0) * c + ic)));
+  return Tape::leaf(std::move(x));
+}
+
+Var logits(StUnet& net, Tape& tape, Decomposition& tiles) {
+  const Rect tile = tiles.tile(0), domain = tiles.domain(0);
+  return net.forward(tape, tiles, field(tile, domain, frames, inputs, 1, net.input_margin()),
+                     field(tile, domain, static_cast<Index>(leads.size()), classes, 2));
+}
+
+struct Case {
+  std::string form;
+  Index ny, nx;
+  std::int64_t input_merge, skip_radius;
+  Edge edge;
+};
+
+class StUnetOn : public ::testing::TestWithParam<Case> {};
+
+TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
+  const Case& c = GetParam();
+  const ModelSettings settings = small_model(c.form, c.input_merge, c.skip_radius);
+  const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
+  StUnet net(settings, {inputs, leads, classes}, 3);
+  Tape tape(Tape::Mode::forget);
+  const int levels = levels_of(settings);
+  omp_set_num_threads(1);
+  Decomposition one(alone, Tiling(c.ny, c.nx, levels, 1, 1, c.edge));
+  const Var single = logits(net, tape, one);
+  double sum = 0, squares = 0;
+  for (float v : single->value.storage()) sum += v, squares += static_cast<double>(v) * v;
+  const double n = static_cast<double>(single->value.storage().size());
+  EXPECT_GT(squares / n - sum / n * (sum / n), 0.1) << "logits must vary, or equality says nothing";
+
+  for (int rows = 1; rows <= world.size(); ++rows) {
+    const Rect coarsest = one.domain(levels - 1);
+    if (world.size() % rows != 0 || rows > coarsest.height() || world.size() / rows > coarsest.width())
+      continue;
+    for (int threads : {1, 2}) {
+      omp_set_num_threads(threads);
+      Decomposition tiles(world, Tiling(c.ny, c.nx, levels, rows, world.size() / rows, c.edge));
+      const Var many = logits(net, tape, tiles);
+      const Rect tile = tiles.tile(0);
+      const Shape s = many->value.shape();
+      std::int64_t different = 0;
+      for (Index t = 0; t < s.t; ++t)
+        for (Index y = 0; y < s.y; ++y)
+          for (Index i = 0; i < s.x * s.c; ++i)
+            different += many->value.cell(0, t, y, 0)[i] != single->value.cell(0, t, y + tile.y0, tile.x0)[i];
+      EXPECT_EQ(different, 0) << rows << " rows, " << threads << " threads";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Forms, StUnetOn,
+                         ::testing::Values(Case{"neighbourhood", 61, 53, 1, 0, Edge::closed},
+                                           Case{"neighbourhood", 40, 48, 2, 1, Edge::periodic},
+                                           Case{"windowed", 61, 53, 2, 0, Edge::closed},
+                                           Case{"joint", 33, 29, 1, 1, Edge::closed}));
+
+TEST(StUnet, GradientMatchesFiniteDifferences) {
+  const ModelSettings settings = small_model("neighbourhood", 1, 1);
+  const Communicator world(MPI_COMM_WORLD);
+  StUnet net(settings, {inputs, leads, classes}, 3);
+  const GridShape shape = choose_grid_shape(21, 19, levels_of(settings), world.size());
+  Decomposition tiles(world, Tiling(21, 19, levels_of(settings), shape.rows, shape.cols));
+  const Rect tile = tiles.tile(0);
+  Target target;
+  for (Index lead = 0; lead < 2; ++lead)
+    for (Index y = tile.y0; y < tile.y1; ++y)
+      for (Index x = tile.x0; x < tile.x1; ++x)
+        target.classes.push_back(static_cast<std::int8_t>(random_below(
+            classes, 5, RandomPurpose::test, static_cast<std::uint64_t>((lead * 21 + y) * 19 + x))));
+  target.weights.assign(static_cast<std::size_t>(2 * tile.height()), 1.0F / (21 * 19));
+  const auto loss = [&](Tape::Mode mode) {
+    Tape tape(mode);
+    const Var f = logits(net, tape, tiles);
+    double value = ordinal_loss(f, target, tape);
+    tape.backward();
+    world.all_reduce(std::span(&value, 1), Reduce::sum);
+    return value;
+  };
+  net.parameters().zero_gradients();
+  loss(Tape::Mode::record);
+  const auto shift = [&](double step) {
+    std::uint64_t stream = 0;
+    for (Parameter* p : net.parameters().all()) {
+      ++stream;
+      for (std::size_t i = 0; i < p->value.storage().size(); ++i)
+        p->value.storage()[i] += static_cast<float>(step * random_normal(6, RandomPurpose::test, i, stream));
+    }
+  };
+  double analytic = 0;
+  std::uint64_t stream = 0;
+  for (Parameter* p : net.parameters().all()) {
+    ++stream;
+    for (std::size_t i = 0; i < p->grad.storage().size(); ++i)
+      analytic +=
+          static_cast<double>(p->grad.storage()[i]) * random_normal(6, RandomPurpose::test, i, stream);
+  }
+  world.all_reduce(std::span(&analytic, 1), Reduce::sum);
+  const double step = 2e-4;
+  shift(step);
+  const double up = loss(Tape::Mode::forget);
+  shift(-2 * step);
+  const double down = loss(Tape::Mode::forget);
+  EXPECT_NEAR(analytic, (up - down) / (2 * step), 0.01 * std::abs(analytic) + 0.01);
+  EXPECT_GT(std::abs(analytic), 0.1);
+}
+
+} // namespace
+} // namespace pluvia
