@@ -16,6 +16,7 @@
 #include <iterator>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -146,6 +147,11 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
     if (world.rank() == 0) app.exit(asked_for_text);
     return ExitCode::done;
   } catch (const CLI::ParseError& error) {
+    std::vector<std::string> known;
+    for (const CLI::App* sub : std::as_const(app).get_subcommands({})) known.push_back(sub->get_name());
+    if (argc > 1 && argv[1][0] != '-' && std::ranges::find(known, argv[1]) == known.end())
+      fail(ExitCode::usage, std::string("There is no subcommand ") + argv[1],
+           "this build has " + CLI::detail::join(known, ", "), "See pluvia --help.");
     fail(ExitCode::usage, "The command line is not understood", error.what(), "See pluvia --help.");
   }
   return action();
