@@ -24,7 +24,7 @@ private:
   ExitCode code_;
 };
 
-/// Throws Error with "problem (why) suggestion"; empty parts are left out. Local.
+/// Throws Error with "problem (why) suggestion", or "problem. suggestion"; empty parts are left out. Local.
 [[noreturn]] void fail(ExitCode code, std::string_view problem, std::string_view why = {},
                        std::string_view suggestion = {});
 

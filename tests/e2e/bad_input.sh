@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Whatever a user gets wrong ends all ranks within 10 s with one message line and the documented exit code.
+# Needs PLUVIA (the program) and MPIEXEC, as ctest sets them.
+set -uo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+failures=0 checks=0
+
+# check NAME STATUS PATTERN COMMAND...: the command must end so.
+check() {
+  local name=$1 status=$2 pattern=$3 start=$SECONDS said
+  shift 3
+  timeout 60 "$@" >out 2>err </dev/null
+  local got=$? seconds=$((SECONDS - start)) wrong=""
+  said=$(grep -h '^pluvia:' out err)
+  [ "$got" -eq "$status" ] || wrong+=" status $got instead of $status;"
+  [ "$(grep -c . <<<"$said")" -eq 1 ] || wrong+=" not exactly one message;"
+  grep -Eq -- "$pattern" <<<"$said" || wrong+=" no '$pattern' in the message;"
+  [ "$seconds" -lt 10 ] || wrong+=" took $seconds s;"
+  checks=$((checks + 1))
+  if [ -n "$wrong" ]; then
+    failures=$((failures + 1))
+    printf 'FAILED %s:%s\n' "$name" "$wrong"
+    sed 's/^/    /' out err
+  else
+    printf 'ok %s: %s\n' "$name" "$said"
+  fi
+}
+
+
+# refused NAME STATUS PATTERN ARGUMENTS...: by the program alone and on three ranks.
+refused() {
+  local name=$1 status=$2 pattern=$3
+  shift 3
+  check "$name, 1 rank" "$status" "$pattern" "$PLUVIA" "$@"
+  check "$name, 3 ranks" "$status" "$pattern" \
+    "$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" "$@"
+}
+
+cat >good.cdl <<'END'
+netcdf good {
+dimensions: time = 3; lat = 24; lon = 32;
+variables:
+  double time(time); time:units = "hours since 2020-01-01";
+  double lat(lat); lat:units = "degrees_north";
+  double lon(lon); lon:units = "degrees_east";
+  float rain(time, lat, lon); rain:units = "mm h-1";
+data:
+  time = 0, 1, 2;
+  lat = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23;
+  lon = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
+        29, 30, 31;
+}
+END
+ncgen -4 -o good.nc good.cdl || exit 1
+head -c $(($(stat -c %s good.nc) / 2)) good.nc >torn.nc
+: >empty.nc
+cat >deck.yaml <<'END'
+data:
+  archive: good.nc
+  predictors: [rain]
+  target: rain
+END
+
+# The deck is good, so that what is refused below is refused for its own fault.
+"$PLUVIA" plan deck.yaml >out 2>err || { echo "FAILED the good deck"; cat out err; exit 1; }
+
+refused "no subcommand" 2 "subcommand"
+refused "unknown subcommand" 2 "no subcommand weather" weather deck.yaml
+refused "no configuration" 2 "CONFIG" plan
+refused "missing configuration" 2 "nosuch.yaml.*No such file" plan nosuch.yaml
+refused "a folder as configuration" 2 "directory" plan .
+printf 'data:\n  archiv: good.nc\n' >bad.yaml
+refused "unknown key" 2 "archiv.*bad.yaml:2.*Did you mean data.archive" plan bad.yaml
+refused "unknown key on the command line" 2 "model.histroy.*command line.*model.history" plan deck.yaml model.histroy=3
+printf 'model:\n  history: six\n' >bad.yaml
+refused "wrong type" 2 "model.history must be a whole number.*bad.yaml:2.*six" plan bad.yaml
+refused "out of range" 2 "model.history = 0.*1 to 96 frames" plan deck.yaml model.history=0
+printf 'model: [\n' >bad.yaml
+refused "broken YAML" 2 "not valid YAML.*bad.yaml" plan bad.yaml
+refused "unknown section" 2 "Unknown section" config weather
+refused "missing archive" 2 "nosuch.nc" plan deck.yaml data.archive=nosuch.nc
+refused "no archive" 2 "data.archive" plan deck.yaml data.archive=
+refused "torn archive" 3 "torn.nc" plan deck.yaml data.archive=torn.nc
+refused "empty archive" 3 "empty.nc" plan deck.yaml data.archive=empty.nc
+refused "text as archive" 3 "good.cdl" plan deck.yaml data.archive=good.cdl
+refused "too many ranks" 2 "ranks" plan deck.yaml parallel.rows=50 parallel.cols=50
+check "more ranks than coarse cells" 2 "3 ranks cannot be laid out" \
+  "$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" plan deck.yaml model.channels=16,16,16,16,16,16
+
+# One rank fails on its own, the others come to the end, or wait for it in a collective for ever.
+mpi=("$MPIEXEC" --oversubscribe --bind-to none)
+check "one rank of three fails" 2 "rank 2: Unknown section" \
+  "${mpi[@]}" -np 2 "$PLUVIA" config train : -np 1 "$PLUVIA" config weather
+check "one rank fails, two wait for it" 2 "rank 2: Unknown section" \
+  "${mpi[@]}" -np 2 "$PLUVIA" plan deck.yaml : -np 1 "$PLUVIA" config weather
+
+leftovers=$(ls | grep -Ev '^(good|torn|empty)\.|^(deck|bad)\.yaml$|^(out|err)$')
+if [ -n "$leftovers" ]; then
+  echo "FAILED left behind: $leftovers"
+  failures=$((failures + 1))
+fi
+echo "$checks checks, $failures failures"
+[ "$failures" -eq 0 ]
