@@ -42,14 +42,6 @@ bool neighbouring_hours(int a, int b) {
 
 } // namespace
 
-int amount_class(float amount_mm, const std::vector<double>& thresholds_mm) {
-  if (std::isnan(amount_mm)) return -1;
-  // Thresholds are compared as f32, as amounts are stored: 0.2 mm in a file must reach a threshold of 0.2 mm.
-  int k = 0;
-  for (const double threshold : thresholds_mm) k += amount_mm >= static_cast<float>(threshold) ? 1 : 0;
-  return k;
-}
-
 std::vector<float> exceedance(const std::vector<float>& class_probabilities, int classes) {
   const auto n = static_cast<std::size_t>(classes), cells = class_probabilities.size() / n;
   std::vector<float> out((n - 1) * cells);

@@ -5,13 +5,10 @@
 #include "pluvia/comm/communicator.hpp"
 #include "pluvia/comm/tiling.hpp"
 #include "pluvia/core/tensor.hpp"
+#include "pluvia/data/amount_class.hpp"
 #include "pluvia/data/archive.hpp"
 
 namespace pluvia {
-
-/// Ordered classes of an amount: class k holds thresholds[k-1] <= amount < thresholds[k]; K + 1 classes.
-/// Returns -1 for NaN.
-int amount_class(float amount_mm, const std::vector<double>& thresholds_mm);
 
 /// P(amount >= thresholds[k]) of `cells` rows of class probabilities [cells x (K + 1)]: [K x cells], the sums
 /// of the upper classes, added from the highest class down.

@@ -1,0 +1,85 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pluvia/comm/communicator.hpp"
+#include "pluvia/core/settings.hpp"
+#include "pluvia/core/tensor.hpp"
+#include "pluvia/data/archive.hpp"
+
+namespace pluvia {
+
+/// What a sample is made of, whatever the data: read from the settings, plain values.
+struct SampleRule {
+  std::vector<std::string> predictors;
+  std::vector<Time> latency; ///< per predictor: newer frames than t0 - latency count as missing [s]
+  Accumulation rain;         ///< of the target windows
+  std::size_t history = 0;   ///< frames in
+  Time frame_step = 0;       ///< [s]
+  std::vector<Time> leads;   ///< [s]
+  std::vector<double> thresholds_mm;
+
+  int classes() const { return static_cast<int>(thresholds_mm.size()) + 1; }
+  /// Input channels: predictors, their validity, cos(solar zenith), day of year (2), position (4), and the
+  /// climatological log-odds of the lowest threshold per lead.
+  Index channels() const { return static_cast<Index>(2 * predictors.size() + 7 + leads.size()); }
+};
+/// Throws a usage Error when times do not fit together or names are missing.
+SampleRule make_sample_rule(const Settings& settings);
+
+/// Mean and standard deviation of each predictor over valid training cells (rain as log(1 + mm/h)).
+struct Normalisation {
+  std::vector<float> mean, deviation;
+};
+
+/// Initial times, every full hour, of which at least one window lies wholly in [from, to).
+std::vector<Time> initial_times(const SampleRule& rule, Time from, Time to);
+/// True when the window of a lead lies wholly in the range.
+bool window_inside(const SampleRule& rule, Time init, Time lead, Time from, Time to);
+
+/// The input of one forecast on one tile.
+struct SampleInput {
+  Tensor features;                   ///< [1, history, Y, X, channels]
+  std::vector<std::uint8_t> quality; ///< [Y x X], bits of input_quality
+};
+namespace input_quality {
+constexpr std::uint8_t frame_missing = 1; ///< a whole frame of a predictor is not there
+constexpr std::uint8_t cell_missing = 2;  ///< some frame has no value in this cell
+} // namespace input_quality
+
+/// Makes the samples of one tile from an archive. Local but for measure().
+class Sampler {
+public:
+  Sampler(const ArchiveIndex& index, SampleRule rule, const Rect& tile, std::size_t cache_bytes);
+
+  const SampleRule& rule() const { return rule_; }
+  const Rect& tile() const { return reader_.rect(); }
+
+  /// The normalisation over the frames in [from, to), at most about 200 of them, evenly taken. The same bits on
+  /// any number of ranks. Collective. Throws a data Error when a predictor has no valid cell at all.
+  Normalisation measure(const Communicator& comm, Time from, Time to);
+
+  /// Features of the forecast that starts at `init`, given the class probabilities pi of each lead's window
+  /// ([height x width x classes]), with the margins that the network wants.
+  SampleInput input(Time init, const Normalisation& normalisation,
+                    const std::vector<std::vector<float>>& climatology, Margin margin);
+
+  /// Classes of the rain in (init + lead - window, init + lead], [height x width]; -1 where unknown.
+  std::vector<std::int8_t> observed(Time end);
+
+private:
+  std::vector<float> predictor(std::size_t p, Time time);
+  ArchiveReader reader_;
+  SampleRule rule_;
+  // Per cell: sine and cosine of latitude and longitude, and the same of the position within the domain.
+  std::vector<float> sin_lat_, cos_lat_, sin_lon_, cos_lon_;
+  std::vector<float> position_; ///< [height x width x 4]
+};
+
+/// log pi of each lead as the network's base: [1, leads, Y, X, classes].
+Tensor log_base(const std::vector<std::vector<float>>& climatology, const Rect& tile, int classes);
+
+} // namespace pluvia

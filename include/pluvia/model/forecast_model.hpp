@@ -1,0 +1,32 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "pluvia/core/settings.hpp"
+#include "pluvia/data/sampler.hpp"
+#include "pluvia/io/grid.hpp"
+#include "pluvia/model/checkpoint.hpp"
+#include "pluvia/nn/st_unet.hpp"
+
+namespace pluvia {
+
+/// How the grid of an archive is cut for a model over ranks: parallel.rows and cols, or the squarest tiles.
+/// Throws a usage Error when the ranks do not fit.
+Tiling layout(const Settings& settings, const Grid& grid, int ranks);
+
+/// The network that the settings describe, freshly initialised from train.seed.
+StUnet make_network(const Settings& settings);
+
+/// Logits of one forecast: [1, leads, Y, X, classes]. `climatology` holds pi of each lead's window.
+/// Collective over tiles.comm().
+Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
+            const std::vector<std::vector<float>>& climatology, int classes);
+
+/// P(amount >= threshold) of every lead: [leads x thresholds x height x width], from logits. Local.
+std::vector<float> exceedance_fields(const Tensor& logits);
+/// Parameters to and from a checkpoint's arrays "PREFIX/NAME". Throws a data Error when names or shapes differ.
+void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix, Checkpoint& checkpoint);
+void load_parameters(const Checkpoint& checkpoint, const std::string& prefix,
+                     const std::vector<Parameter*>& parameters);
+
+} // namespace pluvia

@@ -1,0 +1,72 @@
+#include "pluvia/model/forecast_model.hpp"
+
+#include <algorithm>
+
+#include "pluvia/core/error.hpp"
+#include "pluvia/core/parallel_for.hpp"
+#include "pluvia/ops/loss.hpp"
+
+namespace pluvia {
+
+Tiling layout(const Settings& settings, const Grid& grid, int ranks) {
+  const std::string& wanted = settings.grid.periodic_x;
+  const bool periodic = wanted == "yes" || (wanted == "auto" && closes_in_longitude(grid));
+  const int levels = levels_of(settings.model);
+  const GridShape shape =
+      choose_grid_shape(grid.ny(), grid.nx(), levels, ranks, static_cast<int>(settings.parallel.rows),
+                        static_cast<int>(settings.parallel.cols));
+  return {grid.ny(), grid.nx(), levels, shape.rows, shape.cols, periodic ? Edge::periodic : Edge::closed};
+}
+
+StUnet make_network(const Settings& settings) {
+  const SampleRule rule = make_sample_rule(settings);
+  return {settings.model,
+          {rule.channels(), settings.target.leads_hours, rule.classes()},
+          static_cast<std::uint64_t>(settings.train.seed)};
+}
+
+Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
+            const std::vector<std::vector<float>>& climatology, int classes) {
+  return network.forward(tape, tiles, Tape::leaf(std::move(input.features)),
+                         Tape::leaf(log_base(climatology, tiles.tile(0), classes)));
+}
+
+std::vector<float> exceedance_fields(const Tensor& logits) {
+  const Shape s = logits.shape();
+  const Index thresholds = s.c - 1, cells = s.y * s.x;
+  std::vector<float> out(static_cast<std::size_t>(s.t * thresholds * cells));
+  parallel_for(s.t * s.y, [&](Index row) {
+    const Index lead = row / s.y, y = row % s.y;
+    std::vector<float> p(static_cast<std::size_t>(thresholds));
+    for (Index x = 0; x < s.x; ++x) {
+      exceedance(logits.cell(0, lead, y, x), static_cast<int>(s.c), p.data());
+      for (Index k = 0; k < thresholds; ++k)
+        out[static_cast<std::size_t>((lead * thresholds + k) * cells + y * s.x + x)] = p[static_cast<std::size_t>(k)];
+    }
+  });
+  return out;
+}
+
+void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix, Checkpoint& checkpoint) {
+  for (const Parameter* p : parameters) {
+    const Shape s = p->value.shape();
+    const auto values = p->value.storage();
+    checkpoint.arrays[prefix + "/" + p->name] = {{s.b, s.t, s.y, s.x, s.c}, {values.begin(), values.end()}};
+  }
+}
+
+void load_parameters(const Checkpoint& checkpoint, const std::string& prefix,
+                     const std::vector<Parameter*>& parameters) {
+  for (Parameter* p : parameters) {
+    const auto found = checkpoint.arrays.find(prefix + "/" + p->name);
+    const Shape s = p->value.shape();
+    if (found == checkpoint.arrays.end() ||
+        found->second.extents != std::vector<std::int64_t>{s.b, s.t, s.y, s.x, s.c})
+      fail(ExitCode::data, "The checkpoint holds another model",
+           "it has no " + prefix + "/" + p->name + " of this network's shape",
+           "Use the configuration it was trained with, or train anew.");
+    std::ranges::copy(found->second.values, p->value.storage().begin());
+  }
+}
+
+} // namespace pluvia
