@@ -1,7 +1,6 @@
 #include "pluvia/io/cf_grid.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <sstream>
 
@@ -61,26 +60,14 @@ bool is_coordinate(const NcReader& file, const std::string& name, Coordinate whi
          units.find(latitude ? "north" : "east") != std::string::npos;
 }
 
-/// A coordinate stored in single precision stands for the decimal number it prints as: 0.1, not 0.100000001.
-double as_written(double value) {
-  const auto single = static_cast<float>(value);
-  if (static_cast<double>(single) != value) return value;
-  char text[64];
-  const auto end = std::to_chars(text, text + sizeof text, single).ptr;
-  std::from_chars(text, end, value);
-  return value;
-}
-
 std::vector<double> read_axis(const NcReader& file, const std::string& name) {
   if (!file.has(name) || file.variable(name).dimensions != std::vector<std::string>{name})
     fail(ExitCode::data, file.path() + " has no coordinate variable for its dimension " + name,
          "a grid needs 1-D coordinates of both its dimensions",
          "Add them, for example with ncap2 or xarray.");
-  std::vector<double> values = file.values(name);
-  for (double& v : values) {
+  std::vector<double> values = read_decimals(file, name);
+  for (double v : values)
     if (std::isnan(v)) fail(ExitCode::data, file.path() + " has missing values in its coordinate " + name);
-    v = as_written(v);
-  }
   for (std::size_t i = 2; i < values.size(); ++i)
     if ((values[i] - values[i - 1]) * (values[1] - values[0]) <= 0)
       fail(ExitCode::data, file.path() + " has a coordinate " + name + " that is not monotone");

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -264,6 +265,18 @@ void NcReader::read(const std::string& name, const std::vector<std::size_t>& sta
   read_doubles(id, start, count, stored);
   std::transform(stored.begin(), stored.end(), out.begin(),
                  [&](double v) { return static_cast<float>(packing.unpack(v)); });
+}
+
+std::vector<double> read_decimals(const NcReader& file, const std::string& variable) {
+  std::vector<double> values = file.values(variable);
+  for (double& value : values) {
+    const auto single = static_cast<float>(value);
+    if (std::isnan(value) || static_cast<double>(single) != value) continue;
+    char text[64];
+    const char* end = std::to_chars(text, text + sizeof text, single).ptr;
+    std::from_chars(text, end, value);
+  }
+  return values;
 }
 
 } // namespace pluvia

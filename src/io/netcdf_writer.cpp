@@ -34,6 +34,12 @@ nc_type raw(NcType type) {
   }
 }
 
+/// Collective, and therefore never left to the first write, which may be one rank's alone.
+int end_definitions(int file) {
+  const int status = nc_enddef(file);
+  return status == NC_ENOTINDEFINE ? NC_NOERR : status;
+}
+
 /// Cells of a write of `count` leading slices of whole fields.
 std::size_t field_cells(int file, int id, const std::vector<std::size_t>& count) {
   int dimensions[NC_MAX_VAR_DIMS];
@@ -166,6 +172,7 @@ void NcWriter::write_table(const std::string& name, const std::vector<std::size_
                            const std::vector<std::size_t>& count, std::span<const double> values) {
   on_all("values of " + name, [&] {
     const int id = variable_id(name);
+    if (const int status = end_definitions(file_)) return status;
     if (start.empty()) { // a scalar has no empty selection: rank 0 writes it alone
       if (const int status = nc_var_par_access(file_, id, NC_INDEPENDENT)) return status;
       return comm_.rank() == 0 ? nc_put_var_double(file_, id, values.data()) : NC_NOERR;
@@ -190,6 +197,7 @@ void NcWriter::put_tile(const std::string& name, const std::vector<std::size_t>&
     from.push_back(static_cast<std::size_t>(tile.x0));
     size.push_back(static_cast<std::size_t>(tile.empty() ? 0 : tile.height()));
     size.push_back(static_cast<std::size_t>(tile.empty() ? 0 : tile.width()));
+    if (const int status = end_definitions(file_)) return status;
     if (const int status = nc_var_par_access(file_, id, NC_COLLECTIVE)) return status;
     return put(file_, id, from.data(), size.data(), values.data());
   });

@@ -57,6 +57,10 @@ private:
   int file_ = -1;
 };
 
+/// A whole coordinate variable; values stored in single precision stand for the decimals they print as (0.2,
+/// not 0.200000003). Local.
+std::vector<double> read_decimals(const NcReader& file, const std::string& variable);
+
 /// One NetCDF-4 file written by all ranks of a communicator, under PATH.part until commit() renames it: a
 /// reader never sees half a file. Every member is collective with the same arguments on all ranks, but for a
 /// tile and its values; when a call fails on one rank all ranks throw (failed Error). Without commit() the
