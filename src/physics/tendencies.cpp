@@ -104,9 +104,10 @@ void Tendencies::sources(Index row, const ShallowWaterDrive& drive, double scale
     const double evaporation = wetness * (0.25 + 0.125 * wind) * deficit / p.evaporation_time;
 
     const double forcing = before[i] + drive.weight * (after[i] - before[i]);
-    const double thickening = (p.equilibrium_depth + p.depth * p.forcing * forcing - h) / p.cooling_time -
-                              (1 - p.moist_stability) * h / saturation * (condensation - cloud_evaporation) -
-                              p.depth * p.land_heating * land[i] * (sun[i] - mean_sun);
+    const double thickening =
+        (p.equilibrium_depth + p.depth * p.forcing * forcing - h) / p.cooling_time -
+        (1 - p.moist_stability) * h / std::max(q, saturation) * (condensation - cloud_evaporation) -
+        p.depth * p.land_heating * land[i] * (sun[i] - mean_sun);
 
     // The steering wind is a mean flow of its own: its shear acts on v, its Coriolis force is balanced.
     const double drag = 1 / p.drag_time + p.drag_per_m * std::sqrt(u * u + v * v);

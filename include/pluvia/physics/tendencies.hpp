@@ -14,17 +14,17 @@ struct ShallowWaterPhysics {
   double cooling_time = 2 * 86400; ///< relaxation to it [s]
   double drag_time = 3 * 86400;    ///< of the velocity [s]
   double saturation = 60;          ///< column vapour at saturation, at most [mm]
-  double moist_stability = 0.15;   ///< gamma: mass that converging saturated air keeps, in (0, 1]
-  double drag_per_m = 1.5e-6;      ///< turbulent drag of the velocity, times its speed [m-1]
+  double moist_stability = 0.08;   ///< gamma: mass that converging saturated air keeps, in (0, 1]
+  double drag_per_m = 5e-6;        ///< turbulent drag of the velocity, times its speed [m-1]
   double spread = 0.06;            ///< of saturation inside a cell, relative: condensation sets in gently
   double condensation_time = 3600; ///< [s]
   double cloud_evaporation_time = 6 * 3600; ///< into dry air [s]
   double rain_threshold = 0.5;              ///< cloud water that stays aloft [mm]
   double rain_time = 2400;                  ///< conversion of cloud water to rain [s]
-  double evaporation_time = 0.6 * 86400;    ///< of the deficit, from the sea in a wind of 6 m s-1 [s]
+  double evaporation_time = 60000;          ///< of the deficit, from the sea in a wind of 6 m s-1 [s]
   double land_evaporation = 0.7;            ///< relative to the sea, mean of the day
   double land_heating = 5e-6;               ///< divergence over land at the height of the day [s-1]
-  double forcing = 0.15; ///< amplitude of the random large-scale forcing, relative to depth
+  double forcing = 0.33; ///< amplitude of the random large-scale forcing, relative to depth
   double steering = 7;   ///< easterly wind at the equator [m s-1]
 };
 
