@@ -67,6 +67,11 @@ PetscSession::~PetscSession() {
   PetscFinalize();
 }
 
+double sun_height(double seconds, double longitude) {
+  const double day = seconds / 86400;
+  return std::max(0.0, -std::cos(2 * std::numbers::pi * (day - std::floor(day) + longitude / 360)));
+}
+
 std::vector<double> row_latitudes(const ShallowWaterSetup& setup) {
   std::vector<double> out;
   for (Index y = 0; y < setup.ny; ++y)
@@ -258,11 +263,9 @@ void ShallowWater::Impl::rates(double euler_steps, Vec in, Vec out) {
   const double elapsed = seconds(euler_steps);
   // The last stage stands at the end of the step: it belongs to the hour that ends there.
   drive_until(std::max(0.0, elapsed - 0.5 * euler_seconds));
-  const double day = (static_cast<double>(setup.start) + elapsed) / 86400;
-  for (Index x = rect.x0; x < rect.x1; ++x) {
-    const double turn = day - std::floor(day) + longitudes[static_cast<std::size_t>(x)] / 360;
-    sun[static_cast<std::size_t>(x - rect.x0)] = std::max(0.0, -std::cos(2 * std::numbers::pi * turn));
-  }
+  const double now = static_cast<double>(setup.start) + elapsed;
+  for (Index x = rect.x0; x < rect.x1; ++x)
+    sun[static_cast<std::size_t>(x - rect.x0)] = sun_height(now, longitudes[static_cast<std::size_t>(x)]);
 
   Vec local = nullptr;
   petsc_check(DMGetLocalVector(grid.get(), &local), "DMGetLocalVector");
@@ -335,6 +338,9 @@ ShallowWater::~ShallowWater() = default;
 ShallowWater::ShallowWater(ShallowWater&&) noexcept = default;
 ShallowWater& ShallowWater::operator=(ShallowWater&&) noexcept = default;
 
+const ShallowWaterSetup& ShallowWater::setup() const {
+  return impl_->setup;
+}
 const Rect& ShallowWater::tile() const {
   return impl_->rect;
 }

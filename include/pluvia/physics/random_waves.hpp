@@ -12,9 +12,9 @@ namespace pluvia {
 class RandomWaves {
 public:
   struct Spectrum {
-    int waves = 48;
-    double shortest_km = 250, longest_km = 2500; ///< wavelengths, evenly in the logarithm
-    double memory_hours = 24; ///< e-folding time of the amplitudes at a wavelength of 1000 km; in proportion
+    int waves = 40;
+    double shortest_km = 400, longest_km = 2500; ///< wavelengths, evenly in the logarithm
+    double memory_hours = 36; ///< e-folding time of the amplitudes at a wavelength of 1000 km; in proportion
     double drift = -4, drift_spread = 4; ///< phase speed towards the east [m s-1]
   };
   RandomWaves(Index ny, Index nx, double cell_km, std::uint64_t seed, RandomPurpose purpose,

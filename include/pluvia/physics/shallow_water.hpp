@@ -33,15 +33,21 @@ struct ShallowWaterSetup {
 };
 
 /// Moist-convective rotating shallow water on a beta plane, after Bouchut, Lambaerts, Lapeyre and Zeitlin
-/// (2009, Phys. Fluids 21, 116604; Lambaerts et al. 2011) with the cloud water of Rostami and Zeitlin (2018,
-/// Q. J. R. Meteorol. Soc. 144, 2450), in a channel: periodic in x, free-slip walls in y.
+/// (2009, Phys. Fluids 21, 116604) with the cloud water of Rostami and Zeitlin (2018,
+/// Q. J. R. Meteorol. Soc. 144, doi 10.1002/qj.3292), in a channel: periodic in x, free-slip walls in y.
 ///
-///   dh/dt  + div(h V)  = (h_e (x,y,t) - h) / t_cool - beta (C - K) - heating of land
-///   d(hv)/dt + div(h V v) + grad(g h^2 / 2) = -f k x (h v) - h v dU/dy i - h v / t_drag + v (sources of h)
-///   dq/dt  + div(q V)  = E - C + K           C = max(q - q_s, 0) / t_c              condensation
-///   dw/dt  + div(w V)  = C - K - P           K = w (1 - q / q_s)+ / t_k             evaporation of cloud
-///                                            P = max(w - w_0, 0) / t_p              precipitation
-///   E = (0.25 + |V| / 8 m s-1) (q_s - q)+ / t_e, less on land and by day alone      evaporation
+///   dh/dt + div(h V) = (h_e(x, y, t) - h) / t_cool - b (C - K) - heating of land
+///   d(h v)/dt + div(h V v) + grad(g h^2 / 2) = -f k x (h v) - h v dU/dy i - h v (1 / t_drag + d |v|)
+///                                              + v (sources of h)
+///   dq/dt + div(q V) = E - C + K
+///   dw/dt + div(w V) = C - K - P
+///   condensation   C = <max(q - q_s, 0)> / t_c, the mean over a spread of q_s inside the cell
+///   cloud drying   K = w (1 - q / q_s)+ / t_k
+///   precipitation  P = max(w - w_0, 0) / t_p
+///   evaporation    E = (0.25 + |V| / 8 m s-1) (q_s - q)+ / t_e at sea; less on land, and there by day alone
+///   b = (1 - gamma) h / max(q, q_s): convection removes the share 1 - gamma of the air whose water
+///   condensed. gamma > 0 keeps saturated air stable at the scale of a cell (moist gravity waves of speed
+///   sqrt(gamma g h)).
 ///
 /// h [m] is the thickness of the lower layer, v = (u, v) its velocity, V = v + U(y) i with a fixed steering
 /// wind U, q and w [mm] are the water columns. Rain and evaporation are integrated beside the state by the
@@ -50,8 +56,9 @@ struct ShallowWaterSetup {
 ///
 /// Simplified: one layer and one vertical mode; no orography, no radiation but a relaxation; the steering
 /// wind does not feel the disturbances; sea temperature is constant; land is known by its share alone.
-/// Synoptic weather comes from random waves in h_e whose amplitudes are red noise with memories of half a day
-/// to two days; land from a smooth random field. Weather leaving in the east comes back in the west.
+/// Weather comes from random waves in h_e of 400 to 2500 km, whose amplitudes are red noise with memories of
+/// half a day to four days; land from a smooth random field. Weather leaving in the east comes back in the
+/// west.
 ///
 /// Data depend on the setup alone, to the bit, not on the ranks: pointwise arithmetic, fixed steps, random
 /// numbers by counter.
@@ -64,6 +71,7 @@ public:
   ShallowWater(ShallowWater&&) noexcept;
   ShallowWater& operator=(ShallowWater&&) noexcept;
 
+  const ShallowWaterSetup& setup() const;
   /// The cells of this rank.
   const Rect& tile() const;
   /// Time of the state [s].
@@ -89,6 +97,10 @@ private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// Cosine of the hour angle of the sun, at least 0: 1 at local noon, 0 from six in the evening to six in the
+/// morning; `seconds` since 1970 UTC, longitude [degrees east].
+double sun_height(double seconds, double longitude);
 
 /// Latitudes of the rows (south to north) and longitudes of the columns of a setup [degrees].
 std::vector<double> row_latitudes(const ShallowWaterSetup& setup);

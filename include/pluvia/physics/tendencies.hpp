@@ -24,8 +24,8 @@ struct ShallowWaterPhysics {
   double evaporation_time = 60000;          ///< of the deficit, from the sea in a wind of 6 m s-1 [s]
   double land_evaporation = 0.7;            ///< relative to the sea, mean of the day
   double land_heating = 5e-6;               ///< divergence over land at the height of the day [s-1]
-  double forcing = 0.33; ///< amplitude of the random large-scale forcing, relative to depth
-  double steering = 7;   ///< easterly wind at the equator [m s-1]
+  double forcing = 0.38; ///< amplitude of the random large-scale forcing, relative to depth
+  double steering = 6;   ///< easterly wind at the equator [m s-1]
 };
 
 /// One cell as it is integrated; conserved quantities per unit area.
