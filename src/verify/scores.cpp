@@ -12,6 +12,7 @@ namespace pluvia {
 namespace {
 
 constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
+constexpr std::size_t fewest_days = 4; // resamples of fewer are too alike to tell anything
 
 double ratio(double above, double below) {
   return below > 0 ? above / below : undefined;
@@ -231,7 +232,7 @@ std::vector<Score> all_scores(const ScoreTable& table, int resamples) {
   };
   std::vector<Score> out;
   day_scores(table, combine(std::vector<std::int64_t>(days.size(), 1)), &out);
-  if (days.size() >= 2 && resamples > 0) {
+  if (days.size() >= fewest_days && resamples > 0) {
     std::vector<std::vector<double>> draws(out.size());
     for (int r = 0; r < resamples; ++r) {
       std::vector<std::int64_t> times(days.size());

@@ -129,7 +129,8 @@ std::vector<double> crps_widths(const std::vector<double>& thresholds_mm);
 /// BSS_SMPL = (RESOLUTION - RELIABILITY) / UNCERTAINTY, BSS_<REFERENCE> for each other reference, ROC_AUC,
 /// PODY, FAR, CSI, FBIAS, GSS with suffix _P050 (f >= 0.5) and _PBEST (f >= P_BEST, the probability of
 /// highest CSI), ECLV_Annn (cost / loss = 0.nnn), and per lead CRPS [mm] and CRPSS (against climatology).
-/// Resamples whole days (`resamples` times, the same draws for all systems: differences are paired).
+/// Resamples whole days (`resamples` times, the same draws for all systems: differences are paired); no
+/// intervals from fewer than 4 days.
 std::vector<Score> all_scores(const ScoreTable& table, int resamples = 1000);
 
 } // namespace pluvia

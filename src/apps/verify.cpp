@@ -1,0 +1,208 @@
+// pluvia verify: scores of forecast files against the archive, beside what the references would have scored
+// on the same cells and times.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+#include <map>
+
+#include "commands.hpp"
+#include "pluvia/core/config.hpp"
+#include "pluvia/forecast/product.hpp"
+#include "pluvia/verify/references.hpp"
+#include "pluvia/verify/report.hpp"
+
+namespace pluvia::commands {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Range {
+  Time from, to;
+};
+Range parse_range(const TimeRange& range) {
+  constexpr Time open = std::numeric_limits<Time>::max() / 4;
+  return {range.from.empty() ? -open : parse_time(range.from),
+          range.to.empty() ? open : parse_time(range.to)};
+}
+
+/// Forecast files of a folder by name, the same on every rank. Collective.
+std::vector<std::string> find_products(const Communicator& world, const std::string& folder) {
+  std::string names;
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    std::vector<std::string> found;
+    if (fs::is_directory(folder))
+      for (const auto& entry : fs::directory_iterator(folder)) {
+        const std::string name = entry.path().filename().string();
+        if (name.starts_with("pluvia_pop_") && name.ends_with(".nc")) found.push_back(entry.path().string());
+      }
+    if (found.empty())
+      fail(ExitCode::data, "There are no forecasts to verify", "no pluvia_pop_*.nc in " + folder,
+           "Run pluvia forecast first, or set verify.forecasts.");
+    std::sort(found.begin(), found.end());
+    for (const std::string& path : found) names += path + '\n';
+  });
+  world.broadcast(names, 0);
+  std::vector<std::string> out;
+  for (std::size_t at = 0; at < names.size();) {
+    const std::size_t end = names.find('\n', at);
+    out.push_back(names.substr(at, end - at));
+    at = end + 1;
+  }
+  return out;
+}
+
+bool same_axis(const std::vector<double>& a, const std::vector<double>& b) {
+  if (a.size() != b.size() || a.empty()) return a.size() == b.size();
+  // Coordinates may have passed through f32.
+  const double tolerance = 1e-3 * std::abs(a.back() - a.front()) / static_cast<double>(a.size()) + 1e-9;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (std::abs(a[i] - b[i]) > tolerance) return false;
+  return true;
+}
+
+void require_agreement(const ProductInfo& info, const ArchiveIndex& index, const TargetSettings& target) {
+  const auto same = [](const std::vector<double>& a, const std::vector<double>& b) {
+    return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](double x, double y) {
+             return std::abs(x - y) <= 1e-6 * std::max(1.0, std::abs(y)); // thresholds are stored as f32
+           });
+  };
+  const auto disagree = [&](const std::string& what) {
+    fail(ExitCode::data, info.path + " cannot be verified with this configuration",
+         "its " + what + " differ from target." + what,
+         "Use the configuration the forecasts were made with.");
+  };
+  if (!same(info.leads_hours, target.leads_hours)) disagree("leads_hours");
+  if (!same(info.thresholds_mm, target.thresholds_mm)) disagree("thresholds_mm");
+  if (!same({info.window_hours}, {target.window_hours})) disagree("window_hours");
+  if (info.grid.kind != index.grid.kind || !same_axis(info.grid.y, index.grid.y) ||
+      !same_axis(info.grid.x, index.grid.x))
+    fail(ExitCode::data, info.path + " cannot be verified against this archive", "it lies on another grid",
+         "Set data.archive to the archive the forecasts were made from.");
+}
+
+/// A rectangle of f32 cut out of a larger one as classes.
+std::vector<std::int8_t> observed_classes(const std::vector<float>& amount, const Rect& held,
+                                          const Rect& tile, const std::vector<double>& thresholds) {
+  std::vector<std::int8_t> out;
+  out.reserve(static_cast<std::size_t>(tile.cells()));
+  for (Index y = tile.y0; y < tile.y1; ++y)
+    for (Index x = tile.x0; x < tile.x1; ++x)
+      out.push_back(static_cast<std::int8_t>(amount_class(
+          amount[static_cast<std::size_t>((y - held.y0) * held.width() + x - held.x0)], thresholds)));
+  return out;
+}
+
+} // namespace
+
+ExitCode verify(const Communicator& world, const Settings& settings, const Log& log) {
+  const std::string folder =
+      settings.verify.forecasts.empty() ? settings.forecast.output : settings.verify.forecasts;
+  const std::vector<std::string> paths = find_products(world, folder);
+  const ArchiveIndex index = index_archive(world, settings.data.archive);
+  const Range train = parse_range(settings.data.train), test = parse_range(settings.data.test);
+  const auto window = static_cast<Time>(std::lround(settings.target.window_hours * 3600));
+  const auto lead_seconds = [&](std::size_t lead) {
+    return static_cast<Time>(std::lround(settings.target.leads_hours[lead] * 3600));
+  };
+  const auto scored = [&](Time init, std::size_t lead) {
+    const Time end = init + lead_seconds(lead);
+    return end - window >= test.from && end < test.to;
+  };
+
+  std::vector<ProductInfo> products;
+  together(world, [&] {
+    for (const std::string& path : paths) {
+      ProductInfo info = read_product_info(path);
+      require_agreement(info, index, settings.target);
+      bool used = false;
+      for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead)
+        used = used || scored(info.init, lead);
+      if (used) products.push_back(std::move(info));
+    }
+    if (products.empty())
+      fail(ExitCode::data, "There is nothing to verify",
+           "none of the " + std::to_string(paths.size()) + " forecasts in " + folder +
+               " has a window inside data.test",
+           "Forecast the test range, or change data.test.");
+  });
+  if (train.from < test.to && test.from < train.to)
+    log.warn("data.train and data.test overlap: the references have seen what they are scored on");
+
+  const GridShape shape = choose_grid_shape(index.grid.ny(), index.grid.nx(), 1, world.size());
+  const Tiling tiling(index.grid.ny(), index.grid.nx(), 1, shape.rows, shape.cols);
+  const Rect tile = tiling.tile(world.rank(), 0);
+  ArchiveReader reader(index, Climatology::grown(tile, tiling.domain(0)),
+                       static_cast<std::size_t>(settings.data.cache_mib * 1024 * 1024));
+  std::vector<float> area;
+  const std::vector<float> rows = row_areas(index.grid);
+  for (Index y = tile.y0; y < tile.y1; ++y)
+    area.insert(area.end(), static_cast<std::size_t>(tile.width()), rows[static_cast<std::size_t>(y)]);
+
+  const Accumulation rain{settings.data.target, settings.data.precip_label == "start", window};
+  const ReferenceRules rules{rain, settings.target.thresholds_mm,
+                             brightness_predictor(settings.data.predictors, settings.data.target),
+                             settings.data.latency_minutes};
+  log.info("counting the climatology of the training range");
+  const Climatology climatology =
+      Climatology::count(world, reader, tile, rain, settings.target.thresholds_mm, train.from, train.to);
+  const References references = References::fit(world, log, reader, rules, climatology,
+                                                settings.target.leads_hours, area, train.from, train.to);
+
+  std::vector<std::string> systems{"pluvia"};
+  systems.insert(systems.end(), References::names().begin(), References::names().end());
+  ScoreTable table(systems, settings.target.leads_hours, settings.target.thresholds_mm);
+  together(world, [&] {
+    std::map<Time, std::vector<std::int8_t>>
+        observed;                               // by the window's end: leads of several forecasts share it
+    std::map<Time, std::vector<float>> climate; // by hour of the day
+    Progress progress(log, "verifying", static_cast<std::int64_t>(products.size()));
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      const ProductInfo& info = products[i];
+      observed.erase(observed.begin(), observed.lower_bound(info.init)); // files are in order of time
+      const std::vector<float> all = read_product(info, tile);
+      const std::size_t one = all.size() / info.leads_hours.size();
+      const ReferenceInputs inputs = reference_inputs(reader, rules, tile, info.init);
+      for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead) {
+        if (!scored(info.init, lead)) continue;
+        const Time end = info.init + lead_seconds(lead), hour = (end + 1800) / 3600 % 24;
+        if (!observed.contains(end))
+          observed[end] = observed_classes(accumulate(reader, rain, end), reader.rect(), tile,
+                                           settings.target.thresholds_mm);
+        if (!climate.contains(hour))
+          climate[hour] = exceedance(climatology.probabilities(end), climatology.classes());
+        std::vector<std::vector<float>> forecasts =
+            references.forecast(static_cast<int>(lead), inputs, climate[hour]);
+        forecasts.insert(forecasts.begin(),
+                         std::vector<float>(all.begin() + static_cast<std::ptrdiff_t>(lead * one),
+                                            all.begin() + static_cast<std::ptrdiff_t>((lead + 1) * one)));
+        table.add(static_cast<int>(lead), end, forecasts, observed[end], area);
+      }
+      progress.update(static_cast<std::int64_t>(i + 1));
+    }
+  });
+  table.reduce(world);
+  std::int64_t valid = 0;
+  for (std::size_t lead = 0; lead < settings.target.leads_hours.size(); ++lead)
+    valid += table.n_valid(static_cast<int>(lead));
+  if (valid == 0)
+    fail(ExitCode::data, "There is nothing to verify", "no forecast window of data.test has observations",
+         "Check data.target, or change data.test.");
+
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    const std::vector<Score> scores = all_scores(table);
+    write_report(settings.verify.output, table, scores,
+                 {resolved_yaml(settings), settings.data.test.from, settings.data.test.to,
+                  static_cast<std::int64_t>(products.size())});
+    std::fputs(summary(table, scores).c_str(), stdout);
+    log.info("scores of " + std::to_string(products.size()) + " forecasts in " + settings.verify.output +
+             "/scores.json and scores.csv");
+  });
+  return ExitCode::done;
+}
+
+} // namespace pluvia::commands

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The scores of pluvia verify are those of an independent computation, the same on any number of ranks, and the
+# plots can be drawn. Needs PLUVIA (the program) and MPIEXEC, as ctest sets them; Python with netCDF4.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+python=python3
+"$python" -c 'import netCDF4, numpy' 2>/dev/null || python=/usr/bin/python3
+"$python" -c 'import netCDF4, numpy' 2>/dev/null || { echo "skipped: no Python with netCDF4 and numpy"; exit 77; }
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+"$python" "$here/make_verification_case.py" .
+cat >deck.yaml <<'END'
+data:
+  archive: archive.nc
+  predictors: [tb, rain]
+  target: rain
+  train: {from: 2020-01-01, to: 2020-01-06}
+  validate: {from: 2020-01-05, to: 2020-01-06}
+  test: {from: 2020-01-06, to: 2020-01-10}
+target: {leads_hours: [6, 12], window_hours: 6, thresholds_mm: [0.2, 2, 8]}
+verify: {forecasts: forecasts, output: scores}
+END
+"$PLUVIA" verify deck.yaml
+"$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" verify deck.yaml verify.output=scores_3 >/dev/null
+cmp scores/scores.csv scores_3/scores.csv
+"$python" "$here/check_scores.py" .
+
+# What cannot be verified is refused with status 3, and nothing is left half-written.
+refused() {
+  local status=0
+  "$PLUVIA" verify deck.yaml verify.output=refused "${@:2}" >out 2>err || status=$?
+  if [ "$status" -ne 3 ] || ! grep -q -- "$1" err || [ -e refused ]; then
+    echo "status $status for ${*:2}:"; cat err; exit 1
+  fi
+}
+mkdir none
+refused 'no forecasts to verify' verify.forecasts=none
+refused 'leads_hours differ' 'target.leads_hours=[6, 18]'
+refused 'thresholds_mm differ' 'target.thresholds_mm=[0.2, 2, 9]'
+refused 'nothing to verify' data.test.from=2021-01-01 data.test.to=2021-01-10
+
+if "$python" -c 'import xarray, matplotlib' 2>/dev/null; then
+  "$python" "$here/../../tools/plot_scores.py" scores/scores.json -o scores.png
+  first=$(ls forecasts/*.nc | head -1)
+  "$python" "$here/../../tools/plot_forecast.py" "$first" --archive archive.nc --threshold 2 -o map.png
+  for picture in scores.png map.png; do
+    [ "$(head -c 4 "$picture" | tail -c 3)" = PNG ] || { echo "$picture is no picture"; exit 1; }
+  done
+fi
