@@ -1,0 +1,251 @@
+#include "pluvia/model/checkpoint.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <optional>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+#include <openssl/evp.h>
+
+#include "pluvia/core/error.hpp"
+#include "pluvia/io/durable.hpp"
+#include "pluvia/io/hdf5.hpp"
+
+namespace pluvia {
+
+namespace {
+
+// The user block of the file: this line, the digest of all that follows the block, a line end, zeros.
+constexpr const char* magic = "PLUVIA CHECKPOINT 1\n";
+using UserBlock = std::array<char, H5File::user_block>;
+
+UserBlock user_block(const std::string& digest) {
+  UserBlock block{};
+  const std::string text = magic + digest + "\n";
+  std::copy(text.begin(), text.end(), block.begin());
+  return block;
+}
+
+[[noreturn]] void refuse(const std::string& path, const std::string& why) {
+  fail(ExitCode::data, "The checkpoint " + path + " cannot be used", why, "Use an earlier one.");
+}
+
+/// "sha256:..." of a file from the end of its user block on. Local; reads the whole file.
+std::string digest_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file.seekg(H5File::user_block)) refuse(path, std::strerror(errno));
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
+  std::vector<char> buffer(std::size_t{1} << 20);
+  while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), file.gcount() > 0)
+    EVP_DigestUpdate(context.get(), buffer.data(), static_cast<std::size_t>(file.gcount()));
+  if (file.bad()) refuse(path, "it cannot be read to its end");
+  std::array<unsigned char, EVP_MAX_MD_SIZE> hash{};
+  unsigned length = 0;
+  EVP_DigestFinal_ex(context.get(), hash.data(), &length);
+  std::string out = "sha256:";
+  for (unsigned i = 0; i < length; ++i) {
+    char hex[3];
+    std::snprintf(hex, sizeof hex, "%02x", hash[i]);
+    out += hex;
+  }
+  return out;
+}
+
+/// Writes the digest into the user block and returns it. Local.
+std::string seal(const std::string& path) {
+  const std::string digest = digest_of(path);
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  const UserBlock block = user_block(digest);
+  file.write(block.data(), block.size());
+  file.close();
+  if (!file)
+    fail(ExitCode::failed, "Cannot finish " + path, std::strerror(errno), "Check the space of its folder.");
+  return digest;
+}
+
+/// Compares every byte of the file with its seal and returns the digest. Local.
+std::string check_seal(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) refuse(path, std::strerror(errno));
+  UserBlock found{};
+  file.read(found.data(), found.size());
+  if (file.gcount() != static_cast<std::streamsize>(found.size()) ||
+      std::memcmp(found.data(), magic, std::strlen(magic)) != 0)
+    refuse(path, "it is not a finished checkpoint");
+  const std::string digest = digest_of(path);
+  if (found != user_block(digest)) refuse(path, "it was torn or changed: its digest does not match");
+  return digest;
+}
+
+Hyperslab nothing(std::size_t dimensions) {
+  return {std::vector<std::int64_t>(dimensions, 0), std::vector<std::int64_t>(dimensions, 0)};
+}
+Hyperslab whole(const std::vector<std::int64_t>& extents) {
+  return {std::vector<std::int64_t>(extents.size(), 0), extents};
+}
+std::size_t product(const std::vector<std::int64_t>& extents) {
+  std::size_t size = 1;
+  for (std::int64_t n : extents) size *= static_cast<std::size_t>(n);
+  return size;
+}
+Hyperslab tile_of_field(std::int64_t outer, std::int64_t inner, const Rect& tile) {
+  if (tile.empty()) return nothing(4);
+  return {{0, tile.y0, tile.x0, 0}, {outer, tile.height(), tile.width(), inner}};
+}
+
+void check_sizes(const Checkpoint& checkpoint, const Rect& tile) {
+  for (const auto& [name, array] : checkpoint.arrays)
+    if (array.values.size() != product(array.extents))
+      fail(ExitCode::failed, "The array " + name + " does not have the size of its extents");
+  const auto cells = static_cast<std::size_t>(tile.empty() ? 0 : tile.cells());
+  for (const auto& [name, field] : checkpoint.fields)
+    if (field.values.size() != static_cast<std::size_t>(field.outer * field.inner) * cells)
+      fail(ExitCode::failed, "The field " + name + " does not have the size of its tile");
+}
+
+std::size_t bytes_of(const Checkpoint& checkpoint, const Rect& domain) {
+  std::size_t values = 0;
+  for (const auto& [name, array] : checkpoint.arrays) values += array.values.size();
+  for (const auto& [name, field] : checkpoint.fields)
+    values += static_cast<std::size_t>(field.outer * field.inner * domain.cells());
+  return values * sizeof(float) + (std::size_t{1} << 20);
+}
+
+/// The HDF5 part. Collective; agrees after every call, so that no rank waits in the next one.
+void write_contents(const Communicator& comm, const std::string& path, const Checkpoint& checkpoint,
+                    const Rect& domain, const Rect& tile) {
+  std::optional<H5File> file;
+  together(comm, [&] { file.emplace(H5File::create(comm, path)); });
+  const auto write_text = [&](const std::string& name, const std::string& text) {
+    together(comm, [&] { file->write_text(name, text); });
+  };
+  write_text("step", std::to_string(checkpoint.step));
+  write_text("configuration", checkpoint.configuration);
+  for (const auto& [name, text] : checkpoint.texts) write_text("texts/" + name, text);
+  for (const auto& [name, array] : checkpoint.arrays)
+    together(comm, [&, &name = name, &array = array] {
+      const Hyperslab box = comm.rank() == 0 ? whole(array.extents) : nothing(array.extents.size());
+      file->write("arrays/" + name, array.extents, box, array.values);
+    });
+  for (const auto& [name, field] : checkpoint.fields)
+    together(comm, [&, &name = name, &field = field] {
+      file->write("fields/" + name, {field.outer, domain.height(), domain.width(), field.inner},
+                  tile_of_field(field.outer, field.inner, tile), field.values);
+    });
+  together(comm, [&] { file->close(); });
+}
+
+using nlohmann::json;
+
+/// Texts and the extents of arrays and fields, as rank 0 finds them.
+json describe(const H5File& file) {
+  json out{{"step", file.read_text("step")},
+           {"configuration", file.read_text("configuration")},
+           {"texts", json::object()},
+           {"arrays", json::object()},
+           {"fields", json::object()}};
+  for (const std::string& name : file.names("texts")) out["texts"][name] = file.read_text("texts/" + name);
+  for (const std::string& name : file.names("arrays")) out["arrays"][name] = file.extents("arrays/" + name);
+  for (const std::string& name : file.names("fields")) out["fields"][name] = file.extents("fields/" + name);
+  return out;
+}
+
+/// Everything but the fields, whose extents go to `fields`. Rank 0 checks and reads, the others are told.
+Checkpoint read_shared_part(const Communicator& comm, const std::string& path, std::string* digest,
+                            json& fields) {
+  std::string seal_text, description;
+  std::optional<H5File> file;
+  together(comm, [&] {
+    if (comm.rank() != 0) return;
+    seal_text = check_seal(path);
+    file.emplace(H5File::open_alone(path));
+    const std::vector<std::uint8_t> bytes = json::to_cbor(describe(*file));
+    description.assign(bytes.begin(), bytes.end());
+  });
+  comm.broadcast(seal_text, 0);
+  comm.broadcast(description, 0);
+  if (digest != nullptr) *digest = seal_text;
+  const json all = json::from_cbor(description);
+
+  Checkpoint out;
+  out.step = std::stoll(all["step"].get<std::string>());
+  out.configuration = all["configuration"];
+  out.texts = all["texts"].get<std::map<std::string, std::string>>();
+  for (const auto& [name, extents] : all["arrays"].items()) {
+    NamedArray& array = out.arrays[name];
+    array.extents = extents.get<std::vector<std::int64_t>>();
+    array.values.resize(product(array.extents));
+  }
+  together(comm, [&] {
+    if (comm.rank() != 0) return;
+    for (auto& [name, array] : out.arrays) file->read("arrays/" + name, whole(array.extents), array.values);
+  });
+  for (auto& [name, array] : out.arrays) comm.broadcast(std::as_writable_bytes(std::span(array.values)), 0);
+  fields = all["fields"];
+  return out;
+}
+
+} // namespace
+
+std::string write_checkpoint(const Communicator& comm, const std::string& path, const Checkpoint& checkpoint,
+                             const Rect& domain, const Rect& tile) {
+  const std::string part = path + ".part";
+  together(comm, [&] { check_sizes(checkpoint, tile); });
+  std::string digest;
+  try {
+    together(comm, [&] {
+      if (comm.rank() != 0) return;
+      prepare_part(path, part);
+      require_room(part, bytes_of(checkpoint, domain));
+    });
+    write_contents(comm, part, checkpoint, domain, tile);
+    together(comm, [&] {
+      if (comm.rank() != 0) return;
+      digest = seal(part);
+      publish(part, path);
+    });
+  } catch (...) {
+    if (comm.rank() == 0) std::remove(part.c_str());
+    throw;
+  }
+  comm.broadcast(digest, 0);
+  return digest;
+}
+
+Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, const Rect& tile,
+                           std::string* digest) {
+  json fields;
+  Checkpoint out = read_shared_part(comm, path, digest, fields);
+  std::optional<H5File> file;
+  together(comm, [&] { file.emplace(H5File::open(comm, path)); });
+  for (const auto& [name, description] : fields.items()) {
+    const auto extents = description.get<std::vector<std::int64_t>>();
+    together(comm, [&, &name = name] {
+      if (extents.size() != 4 || intersect(tile, {0, extents[1], 0, extents[2]}) != tile)
+        refuse(path, "its field " + name + " belongs to another grid");
+    });
+    TiledField& field = out.fields[name];
+    field.outer = extents[0], field.inner = extents[3];
+    field.values.resize(
+        static_cast<std::size_t>(tile.empty() ? 0 : field.outer * tile.cells() * field.inner));
+    together(comm, [&, &name = name] {
+      file->read("fields/" + name, tile_of_field(field.outer, field.inner, tile), field.values);
+    });
+  }
+  return out;
+}
+
+Checkpoint read_checkpoint_header(const Communicator& comm, const std::string& path, std::string* digest) {
+  json fields;
+  return read_shared_part(comm, path, digest, fields);
+}
+
+} // namespace pluvia
