@@ -7,8 +7,11 @@
 #include <limits>
 #include <map>
 
+#include <glob.h>
+
 #include "commands.hpp"
 #include "pluvia/core/config.hpp"
+#include "pluvia/data/sampler.hpp"
 #include "pluvia/forecast/product.hpp"
 #include "pluvia/verify/references.hpp"
 #include "pluvia/verify/report.hpp"
@@ -84,6 +87,31 @@ void require_agreement(const ProductInfo& info, const ArchiveIndex& index, const
          "Set data.archive to the archive the forecasts were made from.");
 }
 
+/// The files that names and globs stand for, sorted, each once.
+std::vector<std::string> expand(const std::vector<std::string>& patterns) {
+  std::vector<std::string> out;
+  for (const std::string& pattern : patterns) {
+    glob_t found{};
+    const bool any = ::glob(pattern.c_str(), 0, nullptr, &found) == 0;
+    for (std::size_t i = 0; any && i < found.gl_pathc; ++i) out.emplace_back(found.gl_pathv[i]);
+    ::globfree(&found);
+    if (!any)
+      fail(ExitCode::data, "There are no scores to merge", "no file " + pattern, "Check verify.merge.");
+  }
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+void report(const Settings& settings, const Log& log, const ScoreTable& table, std::int64_t forecasts) {
+  const std::vector<Score> scores = all_scores(table);
+  write_report(settings.verify.output, table, scores,
+               {resolved_yaml(settings), settings.data.test.from, settings.data.test.to, forecasts});
+  std::fputs(summary(table, scores).c_str(), stdout);
+  log.info("scores of " + std::to_string(forecasts) + " forecasts in " + settings.verify.output +
+           "/scores.json and scores.csv");
+}
+
 /// A rectangle of f32 cut out of a larger one as classes.
 std::vector<std::int8_t> observed_classes(const std::vector<float>& amount, const Rect& held,
                                           const Rect& tile, const std::vector<double>& thresholds) {
@@ -99,18 +127,23 @@ std::vector<std::int8_t> observed_classes(const std::vector<float>& amount, cons
 } // namespace
 
 ExitCode verify(const Communicator& world, const Settings& settings, const Log& log) {
+  if (!settings.verify.merge.empty()) {
+    together(world, [&] {
+      if (world.rank() != 0) return;
+      std::int64_t forecasts = 0;
+      const ScoreTable table = read_reports(expand(settings.verify.merge), &forecasts);
+      report(settings, log, table, forecasts);
+    });
+    return ExitCode::done;
+  }
   const std::string folder =
       settings.verify.forecasts.empty() ? settings.forecast.output : settings.verify.forecasts;
   const std::vector<std::string> paths = find_products(world, folder);
   const ArchiveIndex index = index_archive(world, settings.data.archive);
   const Range train = parse_range(settings.data.train), test = parse_range(settings.data.test);
-  const auto window = static_cast<Time>(std::lround(settings.target.window_hours * 3600));
-  const auto lead_seconds = [&](std::size_t lead) {
-    return static_cast<Time>(std::lround(settings.target.leads_hours[lead] * 3600));
-  };
+  const SampleRule rule = make_sample_rule(settings);
   const auto scored = [&](Time init, std::size_t lead) {
-    const Time end = init + lead_seconds(lead);
-    return end - window >= test.from && end < test.to;
+    return window_inside(rule, init, rule.leads[lead], test.from, test.to);
   };
 
   std::vector<ProductInfo> products;
@@ -142,8 +175,8 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
   for (Index y = tile.y0; y < tile.y1; ++y)
     area.insert(area.end(), static_cast<std::size_t>(tile.width()), rows[static_cast<std::size_t>(y)]);
 
-  const Accumulation rain{settings.data.target, settings.data.precip_label == "start", window};
-  const ReferenceRules rules{rain, settings.target.thresholds_mm,
+  const Accumulation& rain = rule.rain;
+  const ReferenceRules rules{rain, rule.thresholds_mm,
                              brightness_predictor(settings.data.predictors, settings.data.target),
                              settings.data.latency_minutes};
   log.info("counting the climatology of the training range");
@@ -168,7 +201,7 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
       const ReferenceInputs inputs = reference_inputs(reader, rules, tile, info.init);
       for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead) {
         if (!scored(info.init, lead)) continue;
-        const Time end = info.init + lead_seconds(lead), hour = (end + 1800) / 3600 % 24;
+        const Time end = info.init + rule.leads[lead], hour = (end + 1800) / 3600 % 24;
         if (!observed.contains(end))
           observed[end] = observed_classes(accumulate(reader, rain, end), reader.rect(), tile,
                                            settings.target.thresholds_mm);
@@ -194,13 +227,7 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
 
   together(world, [&] {
     if (world.rank() != 0) return;
-    const std::vector<Score> scores = all_scores(table);
-    write_report(settings.verify.output, table, scores,
-                 {resolved_yaml(settings), settings.data.test.from, settings.data.test.to,
-                  static_cast<std::int64_t>(products.size())});
-    std::fputs(summary(table, scores).c_str(), stdout);
-    log.info("scores of " + std::to_string(products.size()) + " forecasts in " + settings.verify.output +
-             "/scores.json and scores.csv");
+    report(settings, log, table, static_cast<std::int64_t>(products.size()));
   });
   return ExitCode::done;
 }

@@ -118,6 +118,8 @@ void declare(ForecastSettings& s, const Declare& key) {
 void declare(VerifySettings& s, const Declare& key) {
   key("verify.forecasts", &s.forecasts, "", {}, "folder of forecasts; empty = forecast.output");
   key("verify.output", &s.output, "", {.not_empty = true}, "folder of the scores");
+  key("verify.merge", &s.merge, "", {},
+      "scores.json files or globs of other runs (array jobs) to add up instead of scoring forecasts");
 }
 
 void declare(SimulateSettings& s, const Declare& key) {

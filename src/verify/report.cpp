@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <optional>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -105,6 +106,28 @@ void write_report(const std::string& folder, const ScoreTable& table, const std:
   out["sums"] = nlohmann::ordered_json::parse(table.to_json());
   write_text(folder + "/scores.json", out.dump(1) + "\n");
   write_text(folder + "/scores.csv", csv);
+}
+
+ScoreTable read_reports(const std::vector<std::string>& paths, std::int64_t* forecasts) {
+  std::optional<ScoreTable> sum;
+  *forecasts = 0;
+  for (const std::string& path : paths) {
+    std::string sums;
+    try {
+      const auto json = nlohmann::json::parse(std::ifstream(path));
+      *forecasts += json.at("forecasts").get<std::int64_t>();
+      sums = json.at("sums").dump();
+    } catch (const nlohmann::json::exception& error) {
+      fail(ExitCode::data, path + " cannot be merged", error.what(), "Name score files of pluvia verify.");
+    }
+    ScoreTable table = ScoreTable::from_json(sums);
+    if (sum)
+      sum->merge(table);
+    else
+      sum = std::move(table);
+  }
+  if (!sum) fail(ExitCode::data, "There are no scores to merge", {}, "Set verify.merge to score files.");
+  return std::move(*sum);
 }
 
 std::string summary(const ScoreTable& table, const std::vector<Score>& scores) {

@@ -26,6 +26,12 @@ END
 cmp scores/scores.csv scores_3/scores.csv
 "$python" "$here/check_scores.py" .
 
+# Parts, as array jobs make them, add up to the whole.
+"$PLUVIA" verify deck.yaml verify.output=early data.test.to=2020-01-08T06:00 >/dev/null
+"$PLUVIA" verify deck.yaml verify.output=late data.test.from=2020-01-08T00:00 >/dev/null # windows overlap, ends do not
+"$PLUVIA" verify deck.yaml verify.output=merged 'verify.merge=[early/scores.json, late/*.json]' >/dev/null
+cmp scores/scores.csv merged/scores.csv
+
 # What cannot be verified is refused with status 3, and nothing is left half-written.
 refused() {
   local status=0
@@ -38,6 +44,9 @@ mkdir none
 refused 'no forecasts to verify' verify.forecasts=none
 refused 'leads_hours differ' 'target.leads_hours=[6, 18]'
 refused 'thresholds_mm differ' 'target.thresholds_mm=[0.2, 2, 9]'
+refused 'no file absent.json' 'verify.merge=[absent.json]'
+echo '{"forecasts": 1}' >foreign.json
+refused 'foreign.json cannot be merged' 'verify.merge=[foreign.json]'
 refused 'nothing to verify' data.test.from=2021-01-01 data.test.to=2021-01-10
 
 if "$python" -c 'import xarray, matplotlib' 2>/dev/null; then

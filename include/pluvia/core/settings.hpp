@@ -90,6 +90,7 @@ struct ForecastSettings {
 struct VerifySettings {
   std::string forecasts; ///< folder; empty = forecast.output
   std::string output = "scores";
+  std::vector<std::string> merge; ///< score files of other runs, to add up instead
   bool operator==(const VerifySettings&) const = default;
 };
 
