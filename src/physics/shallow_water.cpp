@@ -1,5 +1,7 @@
 #include "pluvia/physics/shallow_water.hpp"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -60,6 +62,9 @@ PetscSession::PetscSession(const Communicator& world) {
   petsc_check(PetscInitializeNoArguments(), "PetscInitializeNoArguments");
   // Errors come back as codes and become exceptions; PETSc itself prints nothing and aborts nothing.
   petsc_check(PetscPushErrorHandler(PetscIgnoreErrorHandler, nullptr), "PetscPushErrorHandler");
+  // PETSc adds vectors by BLAS, whose threads would compete with the other ranks of the node for a few sums.
+  if (void* set_threads = dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))
+    reinterpret_cast<void (*)(int)>(set_threads)(1);
 }
 
 PetscSession::~PetscSession() {

@@ -165,6 +165,46 @@ TEST_F(ShallowWaterTest, CarriesWaterWithTheSteeringWind) {
   EXPECT_LT(worst, 0.2); // 16 cells to the west
 }
 
+TEST_F(ShallowWaterTest, DoesNotFeedAStormOfOneCell) {
+  ShallowWaterSetup setup = small_setup();
+  setup.physics.forcing = setup.physics.land_heating = setup.physics.steering = 0;
+  ShallowWater model(petsc_, world_, setup);
+  std::vector<ShallowWaterCell> cells = model.cells();
+  const Rect tile = model.tile();
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    const auto row = static_cast<Index>(i) / tile.width(), column = static_cast<Index>(i) % tile.width();
+    const bool storm = tile.y0 + row == setup.ny / 2 && tile.x0 + column == setup.nx / 2;
+    cells[i].vapour = model.geometry().saturation[static_cast<std::size_t>(row)] * (storm ? 2 : 1);
+  }
+  model.set_cells(cells);
+  double most[12] = {};
+  for (double& most_rain : most) {
+    model.advance();
+    for (const ShallowWaterCell& cell : model.cells()) most_rain = std::max(most_rain, cell.rain);
+    world_.all_reduce(std::span<double>(&most_rain, 1), Reduce::max);
+  }
+  // The excess rains out; the air that rushes in leaves with its water.
+  EXPECT_GT(*std::max_element(most, most + 12), 10);
+  EXPECT_LT(most[11], 0.2 * *std::max_element(most, most + 12));
+}
+
+TEST_F(ShallowWaterTest, StopsAllRanksWhenTheFlowOutrunsTheStep) {
+  ShallowWaterSetup setup = small_setup();
+  setup.frame_seconds = 600;
+  ShallowWater model(petsc_, world_, setup);
+  std::vector<ShallowWaterCell> cells = model.cells();
+  // A wind of 60 m/s outlasts ten minutes of drag.
+  for (ShallowWaterCell& cell : cells) cell.momentum_x = 60 * cell.thickness;
+  model.set_cells(cells);
+  try {
+    model.advance();
+    FAIL() << "went on";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::failed);
+    EXPECT_NE(std::string(error.what()).find("too fast"), std::string::npos) << error.what();
+  }
+}
+
 TEST_F(ShallowWaterTest, IsAFunctionOfTheSeed) {
   ShallowWaterSetup setup = small_setup();
   const Communicator alone = world_.split(world_.rank(), 0);
