@@ -5,16 +5,12 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <memory>
 #include <optional>
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <nlohmann/json.hpp>
-#include <openssl/evp.h>
 
 #include "pluvia/core/error.hpp"
+#include "pluvia/core/sha256.hpp"
 #include "pluvia/io/durable.hpp"
 #include "pluvia/io/hdf5.hpp"
 
@@ -41,22 +37,12 @@ UserBlock user_block(const std::string& digest) {
 std::string digest_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file.seekg(H5File::user_block)) refuse(path, std::strerror(errno));
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
+  Sha256 running;
   std::vector<char> buffer(std::size_t{1} << 20);
   while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), file.gcount() > 0)
-    EVP_DigestUpdate(context.get(), buffer.data(), static_cast<std::size_t>(file.gcount()));
+    running.add({buffer.data(), static_cast<std::size_t>(file.gcount())});
   if (file.bad()) refuse(path, "it cannot be read to its end");
-  std::array<unsigned char, EVP_MAX_MD_SIZE> hash{};
-  unsigned length = 0;
-  EVP_DigestFinal_ex(context.get(), hash.data(), &length);
-  std::string out = "sha256:";
-  for (unsigned i = 0; i < length; ++i) {
-    char hex[3];
-    std::snprintf(hex, sizeof hex, "%02x", hash[i]);
-    out += hex;
-  }
-  return out;
+  return running.finish();
 }
 
 /// Writes the digest into the user block and returns it. Local.
@@ -218,6 +204,12 @@ std::string write_checkpoint(const Communicator& comm, const std::string& path, 
   }
   comm.broadcast(digest, 0);
   return digest;
+}
+
+bool is_checkpoint(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string start(std::strlen(magic), '\0');
+  return file.read(start.data(), static_cast<std::streamsize>(start.size())) && start == magic;
 }
 
 Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, const Rect& tile,

@@ -7,7 +7,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 tools=0 failures=0
 
-PLUVIA_PRODUCT_FOLDER=$folder "${MPIEXEC:-mpirun}" --oversubscribe --bind-to none -np 2 \
+PLUVIA_TEST_OUTPUT=$folder "${MPIEXEC:-mpirun}" --oversubscribe --bind-to none -np 2 \
   "$build/tests/product_test" --gtest_filter=Product.ForOtherTools > "$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
 product=$folder/pluvia_pop_i20191231T0600Z.nc
 [ -f "$product" ] || { echo "FAILED: no product was written"; exit 1; }

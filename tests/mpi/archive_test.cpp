@@ -309,3 +309,11 @@ TEST_F(Archive, ReadsTheRealOneLikeAnotherLibrary) {
     }
   if (world.rank() == 0) std::printf("compared 9 frames, %zu missing cells\n", count);
 }
+
+TEST_F(Archive, ForTheProgram) {
+  const char* output = std::getenv("PLUVIA_TEST_OUTPUT");
+  if (output == nullptr) GTEST_SKIP() << "the scripts of tests/e2e ask for a file with PLUVIA_TEST_OUTPUT";
+  const auto value = [](std::size_t t, Index y, Index x) { return static_cast<float>(100 * t + 8 * y + x); };
+  const std::string path = write("archive.nc", regular(6, {3, 4}), value, grid());
+  if (world.rank() == 0) fs::copy_file(path, std::string(output) + "/archive.nc");
+}

@@ -2,6 +2,7 @@
 #include "pluvia/model/checkpoint.hpp"
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -166,4 +167,10 @@ TEST_F(CheckpointFile, AFailedWriteKeepsTheOneBefore) {
   read_checkpoint_header(world, path, &kept);
   EXPECT_EQ(kept, digest);
   EXPECT_EQ(failure_of([&] { read_checkpoint(world, path, {0, ny + 1, 0, nx}); }).code, ExitCode::data);
+}
+
+TEST_F(CheckpointFile, ForTheProgram) {
+  const char* output = std::getenv("PLUVIA_TEST_OUTPUT");
+  if (output == nullptr) GTEST_SKIP() << "the scripts of tests/e2e ask for a file with PLUVIA_TEST_OUTPUT";
+  write_checkpoint(world, std::string(output) + "/checkpoint.h5", make(rows()), domain, rows());
 }

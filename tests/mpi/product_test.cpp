@@ -141,7 +141,9 @@ TEST_F(Product, ReadsBackRoundedAndMonotone) {
           }
           ASSERT_NEAR(values[i], p, 0.0005001F);
           ASSERT_EQ(values[i], static_cast<float>(std::round(static_cast<double>(values[i]) * 1000) / 1000));
-          if (k > 0) { ASSERT_LE(values[i], values[i - cells]); }
+          if (k > 0) {
+            ASSERT_LE(values[i], values[i - cells]);
+          }
         }
   EXPECT_EQ(product_name(init), "pluvia_pop_i20191231T0600Z.nc");
 }
@@ -192,9 +194,8 @@ TEST_F(Product, RefusesOtherFiles) {
 }
 
 TEST_F(Product, ForOtherTools) {
-  const char* output = std::getenv("PLUVIA_PRODUCT_FOLDER");
-  if (output == nullptr)
-    GTEST_SKIP() << "tests/e2e/product_tools.sh asks for a file here with PLUVIA_PRODUCT_FOLDER";
+  const char* output = std::getenv("PLUVIA_TEST_OUTPUT");
+  if (output == nullptr) GTEST_SKIP() << "the scripts of tests/e2e ask for a file with PLUVIA_TEST_OUTPUT";
   const ProductHeader h = header();
   write_product(world, std::string(output) + "/" + product_name(init), h, init, tile_of(h, mine(), true));
 }

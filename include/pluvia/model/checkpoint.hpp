@@ -24,10 +24,10 @@ struct TiledField {
 /// What a trained model is on disk. Arrays are the same on all ranks; fields are distributed.
 struct Checkpoint {
   std::int64_t step = 0;
-  std::string configuration;                  ///< resolved YAML
-  std::map<std::string, std::string> texts;   ///< anything else as text (JSON where structured)
-  std::map<std::string, NamedArray> arrays;   ///< "weights/NAME", "average/NAME", "adam_m/NAME", ...
-  std::map<std::string, TiledField> fields;   ///< "climatology", ...
+  std::string configuration;                ///< resolved YAML
+  std::map<std::string, std::string> texts; ///< anything else as text (JSON where structured)
+  std::map<std::string, NamedArray> arrays; ///< "weights/NAME", "average/NAME", "adam_m/NAME", ...
+  std::map<std::string, TiledField> fields; ///< "climatology", ...
 };
 
 /// Writes one HDF5 file from all ranks: temporary name, flush, SHA-256 of the whole file into its user block,
@@ -35,12 +35,16 @@ struct Checkpoint {
 std::string write_checkpoint(const Communicator& comm, const std::string& path, const Checkpoint& checkpoint,
                              const Rect& domain, const Rect& tile);
 
+/// Whether a file begins as a checkpoint does; nothing is checked. Local.
+bool is_checkpoint(const std::string& path);
+
 /// Reads a checkpoint after checking its digest; fields are read for `tile` only (any tiling will do).
 /// `digest` receives "sha256:...". Collective. Throws a data Error when the file is missing, torn or changed.
 Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, const Rect& tile,
                            std::string* digest = nullptr);
 
 /// Everything but the fields, without a grid. Collective.
-Checkpoint read_checkpoint_header(const Communicator& comm, const std::string& path, std::string* digest = nullptr);
+Checkpoint read_checkpoint_header(const Communicator& comm, const std::string& path,
+                                  std::string* digest = nullptr);
 
 } // namespace pluvia
