@@ -28,6 +28,7 @@ protected:
     world_.broadcast(name, 0);
     folder_ = name;
     settings_.simulate.ny = 22, settings_.simulate.nx = 25;
+    settings_.simulate.cell_km = 50; // few inner steps
     settings_.simulate.days = 0.25;
   }
   void TearDown() override {
@@ -80,7 +81,7 @@ TEST_F(SimulateTest, WritesFramesFromTheFirstTimeOnInTheirUnits) {
   for (double kelvin : file.values("tb_window")) ASSERT_TRUE(kelvin > 185 && kelvin < 310) << kelvin;
   for (double kelvin : file.values("tb_vapour")) ASSERT_TRUE(kelvin > 185 && kelvin < 262) << kelvin;
   const Grid grid = read_grid(file, file.variable("rain"));
-  EXPECT_NEAR(grid.y[1] - grid.y[0], 20 / 111.2, 1e-9);
+  EXPECT_NEAR(grid.y[1] - grid.y[0], 50 / 111.2, 1e-9);
   EXPECT_FALSE(std::filesystem::exists(settings_.simulate.output + ".part"));
 }
 
