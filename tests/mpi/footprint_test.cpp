@@ -1,0 +1,110 @@
+// ranks: 1 2 3 4
+// What is planned for a rank is what the network does: the messages and bytes that it hands to MPI, counted
+// by standing between, and the memory that the tape holds between the passes, as the C library counts it.
+#include <malloc.h>
+
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <mpi.h>
+
+#include "pluvia/nn/footprint.hpp"
+#include "pluvia/ops/loss.hpp"
+
+namespace {
+struct {
+  int messages = 0;
+  std::int64_t bytes = 0;
+} sent;
+} // namespace
+
+// Replaces the library's entry for this program; PMPI_ is the same function by its profiling name.
+extern "C" int MPI_Isend(const void* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm,
+                         MPI_Request* request) {
+  int size = 0;
+  MPI_Type_size(type, &size);
+  sent.messages += 1;
+  sent.bytes += static_cast<std::int64_t>(count) * size;
+  return PMPI_Isend(data, count, type, to, tag, comm, request);
+}
+
+namespace pluvia {
+namespace {
+
+constexpr Index inputs = 9, classes = 4, frames = 3;
+const std::vector<double> leads{6, 12};
+
+std::int64_t allocated_bytes() {
+  const struct mallinfo2 info = mallinfo2();
+  return static_cast<std::int64_t>(info.uordblks + info.hblkhd);
+}
+
+struct Case {
+  std::string form;
+  std::vector<std::int64_t> levels;
+  Index ny, nx;
+  std::int64_t input_merge, skip_radius;
+  Edge edge;
+};
+
+class FootprintOf : public ::testing::TestWithParam<Case> {};
+
+TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
+  const Case& c = GetParam();
+  ModelSettings settings;
+  settings.history = frames;
+  settings.channels = {16, 32, 32};
+  settings.attention.form = c.form;
+  settings.attention.levels = c.levels;
+  settings.attention.radius = 2;
+  settings.attention.window = 4;
+  settings.input_merge = c.input_merge;
+  settings.skip_radius = c.skip_radius;
+  settings.head_init = "random";
+  const StUnetPorts ports{inputs, leads, classes};
+  const Communicator world(MPI_COMM_WORLD);
+  const int levels = levels_of(settings);
+  const GridShape shape = choose_grid_shape(c.ny, c.nx, levels, world.size());
+  Decomposition tiles(world, Tiling(c.ny, c.nx, levels, shape.rows, shape.cols, c.edge));
+  StUnet net(settings, ports, 1);
+  const Footprint planned = estimate_footprint(settings, ports, tiles.tiling(), world.rank());
+
+  const Rect tile = tiles.tile(0);
+  const Index cells = tile.cells();
+  std::int64_t before = 0, after = 0;
+  for (int pass = 0; pass < 2; ++pass) { // the first one fills caches of plans
+    Tape tape(Tape::Mode::record);
+    sent = {};
+    before = allocated_bytes();
+    Var logits = net.forward(
+        tape, tiles,
+        Tape::leaf(Tensor::zeros({1, frames, tile.height(), tile.width(), inputs}, net.input_margin())),
+        Tape::leaf(
+            Tensor::zeros({1, static_cast<Index>(leads.size()), tile.height(), tile.width(), classes})));
+    after = allocated_bytes();
+    EXPECT_EQ(sent.messages, planned.forward.messages);
+    EXPECT_EQ(sent.bytes, planned.forward.bytes);
+
+    sent = {};
+    const std::vector<std::int8_t> observed(leads.size() * static_cast<std::size_t>(cells), 1);
+    const std::vector<float> weights(leads.size() * static_cast<std::size_t>(tile.height()), 1.0F);
+    ordinal_loss(logits, {observed, weights}, tape);
+    tape.backward();
+    EXPECT_EQ(sent.messages, planned.backward.messages);
+    EXPECT_EQ(sent.bytes, planned.backward.bytes);
+  }
+  EXPECT_EQ(world.size() == 1, planned.forward.messages == 0);
+  if (after == before) GTEST_SKIP() << "this allocator does not say how much it holds";
+  const double kept = static_cast<double>(after - before);
+  EXPECT_NEAR(static_cast<double>(planned.activation_bytes) / kept, 1.0, 0.02);
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, FootprintOf,
+                         ::testing::Values(Case{"neighbourhood", {-2, -1}, 45, 52, 1, 0, Edge::closed},
+                                           Case{"windowed", {-1}, 45, 52, 1, 1, Edge::closed},
+                                           Case{"joint", {0, 2}, 40, 48, 1, 0, Edge::periodic},
+                                           Case{"neighbourhood", {-1}, 64, 64, 2, 2, Edge::periodic}));
+
+} // namespace
+} // namespace pluvia
