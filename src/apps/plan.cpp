@@ -1,25 +1,30 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <numeric>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "commands.hpp"
-#include "pluvia/comm/tiling.hpp"
 #include "pluvia/data/archive.hpp"
-#include "pluvia/io/grid.hpp"
+#include "pluvia/model/forecast_model.hpp"
+#include "pluvia/nn/footprint.hpp"
 
 namespace pluvia::commands {
 
 namespace {
 
+constexpr double mib = 1024.0 * 1024.0;
+constexpr int ranks_shown = 64;
+
 /// The cells a run works on, and where that is known from.
 struct Domain {
-  Index ny = 0, nx = 0;
-  Edge x_edge = Edge::closed;
+  Grid grid;
   std::string source;
 };
 
@@ -30,73 +35,114 @@ Domain find_domain(const Communicator& world, const Settings& s) {
       !std::filesystem::exists(s.simulate.output))
     unwritten = s.simulate.output;
   world.broadcast(unwritten, 0);
-  if (!unwritten.empty())
-    return {s.simulate.ny, s.simulate.nx, s.grid.periodic_x == "yes" ? Edge::periodic : Edge::closed,
-            unwritten + ", as pluvia simulate would write it"};
-  const ArchiveIndex index = index_archive(world, s.data.archive);
-  const bool closes =
-      s.grid.periodic_x == "yes" || (s.grid.periodic_x == "auto" && closes_in_longitude(index.grid));
-  return {index.grid.ny(), index.grid.nx(), closes ? Edge::periodic : Edge::closed,
-          fmt::format("{}, {} frames", fmt::join(s.data.archive, ", "), index.frames.size())};
+  if (!unwritten.empty()) {
+    constexpr double km_per_degree = 111.2;
+    const auto degrees = [&](std::int64_t n) {
+      std::vector<double> out(static_cast<std::size_t>(n));
+      for (std::size_t i = 0; i < out.size(); ++i)
+        out[i] = static_cast<double>(i) * s.simulate.cell_km / km_per_degree;
+      return out;
+    };
+    Domain domain{{}, unwritten + " as pluvia simulate would write it"};
+    domain.grid.y = degrees(s.simulate.ny), domain.grid.x = degrees(s.simulate.nx);
+    return domain;
+  }
+  ArchiveIndex index = index_archive(world, s.data.archive);
+  return {std::move(index.grid), fmt::format("{}: {} frames of {} min", fmt::join(s.data.archive, ", "),
+                                             index.frames.size(), index.step / 60)};
 }
 
 std::string cells(const Rect& r) {
   return fmt::format("{} x {}", r.height(), r.width());
 }
 
+/// Ranks with the smallest and the largest tile of a level.
+std::pair<int, int> extremes(const Tiling& tiling, int level) {
+  std::vector<int> ranks(static_cast<std::size_t>(tiling.ranks()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  const auto [low, high] =
+      std::ranges::minmax_element(ranks, {}, [&](int rank) { return tiling.tile(rank, level).cells(); });
+  return {*low, *high};
+}
+
 /// The tiles of each level, and how evenly the cells are shared out.
-std::string describe_tiles(const Tiling& tiling) {
-  std::string out = fmt::format("{:>5}  {:>13}  {:>22}  {:>22}  {}\n", "level", "cells", "smallest tile",
-                                "largest tile", "largest / mean");
+std::string describe_levels(const Tiling& tiling, const ModelSettings& model) {
+  const int merged = tiling.levels() - static_cast<int>(model.channels.size());
+  std::string out = fmt::format("{:>5}  {:>8}  {:>13}  {:>22}  {:>22}  {}\n", "level", "channels", "cells",
+                                "smallest tile", "largest tile", "largest / mean");
   for (int level = 0; level < tiling.levels(); ++level) {
-    const auto larger = [&](int a, int b) {
-      return tiling.tile(a, level).cells() < tiling.tile(b, level).cells();
-    };
-    int smallest = 0, largest = 0;
-    for (int rank = 1; rank < tiling.ranks(); ++rank) {
-      if (larger(rank, smallest)) smallest = rank;
-      if (larger(largest, rank)) largest = rank;
-    }
+    const auto [smallest, largest] = extremes(tiling, level);
     const Rect low = tiling.tile(smallest, level), high = tiling.tile(largest, level),
                all = tiling.domain(level);
-    out += fmt::format("{:>5}  {:>13}  {:>12} = {:>7}  {:>12} = {:>7}  {:.2f}\n", level, cells(all),
-                       cells(low), low.cells(), cells(high), high.cells(),
+    const std::string channels =
+        level < merged ? "-" : std::to_string(model.channels[static_cast<std::size_t>(level - merged)]);
+    out += fmt::format("{:>5}  {:>8}  {:>13}  {:>12} = {:>7}  {:>12} = {:>7}  {:.2f}\n", level, channels,
+                       cells(all), cells(low), low.cells(), cells(high), high.cells(),
                        static_cast<double>(high.cells() * tiling.ranks()) / static_cast<double>(all.cells()));
   }
   return out;
 }
 
-/// Rows [from, to) and columns [from, to) of every rank, level by level.
-std::string describe_ranks(const Tiling& tiling) {
-  std::string out = fmt::format("{:>5}  {}\n", "rank", "rows and columns at each level");
-  for (int rank = 0; rank < tiling.ranks(); ++rank) {
-    out += fmt::format("{:>5}", rank);
-    for (int level = 0; level < tiling.levels(); ++level) {
-      const Rect r = tiling.tile(rank, level);
-      out += fmt::format("  [{}, {}) x [{}, {})", r.y0, r.y1, r.x0, r.x1);
-    }
-    out += '\n';
+/// What each rank holds, keeps and sends; of very many ranks those with the smallest and the largest tile,
+/// the first and the middle one.
+std::string describe_ranks(const Tiling& tiling, const Settings& s, const StUnetPorts& ports) {
+  std::vector<int> shown(static_cast<std::size_t>(tiling.ranks()));
+  std::iota(shown.begin(), shown.end(), 0);
+  if (tiling.ranks() > ranks_shown) {
+    const auto [smallest, largest] = extremes(tiling, 0);
+    const int middle = tiling.rows() / 2 * tiling.cols() + tiling.cols() / 2;
+    const std::set<int> few{0, smallest, largest, middle};
+    shown.assign(few.begin(), few.end());
   }
+  std::string out = fmt::format(
+      "{:>5}  {:>27}  {:>9}  {:>15}  {:>13}  {:>12}\n{:>5}  {:>27}  {:>9}  {:>15}  {:>13}  {:>12}\n", "rank",
+      "rows x columns of level 0", "cells", "activations", "messages", "halos sent", "", "", "",
+      "MiB a sample", "sent a step", "MiB a step");
+  for (const int rank : shown) {
+    const Rect r = tiling.tile(rank, 0);
+    const Footprint cost = estimate_footprint(s.model, ports, tiling, rank);
+    const auto batch = static_cast<double>(s.train.batch);
+    out += fmt::format("{:>5}  {:>27}  {:>9}  {:>15.1f}  {:>13}  {:>12.2f}\n", rank,
+                       fmt::format("[{}, {}) x [{}, {})", r.y0, r.y1, r.x0, r.x1), r.cells(),
+                       static_cast<double>(cost.activation_bytes) / mib,
+                       s.train.batch * (cost.forward.messages + cost.backward.messages),
+                       batch * static_cast<double>(cost.forward.bytes + cost.backward.bytes) / mib);
+  }
+  if (shown.size() < static_cast<std::size_t>(tiling.ranks()))
+    out += fmt::format("(the first, the middle and those with the smallest and largest tile of {} ranks)\n",
+                       tiling.ranks());
   return out;
 }
 
 } // namespace
 
 ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
+  const SampleRule rule = make_sample_rule(s);
   const Domain domain = find_domain(world, s);
-  // A grid given in full is planned for however many ranks run the plan.
+  // A process grid given in full is planned for, however few ranks make the plan.
   const bool given = s.parallel.rows > 0 && s.parallel.cols > 0;
-  const auto ranks = given ? static_cast<int>(s.parallel.rows * s.parallel.cols) : world.size();
-  const auto levels = static_cast<int>(s.model.channels.size()) + (s.model.input_merge == 2 ? 1 : 0);
-  const GridShape shape =
-      choose_grid_shape(domain.ny, domain.nx, levels, ranks, static_cast<int>(s.parallel.rows),
-                        static_cast<int>(s.parallel.cols));
-  const Tiling tiling(domain.ny, domain.nx, levels, shape.rows, shape.cols, domain.x_edge);
+  const Tiling tiling =
+      layout(s, domain.grid, given ? static_cast<int>(s.parallel.rows * s.parallel.cols) : world.size());
+  StUnet network = make_network(s);
+  const auto parameters = static_cast<double>(network.parameters().size());
+
   std::string out =
-      fmt::format("grid   {} x {} cells{} ({})\n", domain.ny, domain.nx,
-                  domain.x_edge == Edge::periodic ? ", closed in longitude" : "", domain.source);
-  out += fmt::format("ranks  {} = {} rows x {} columns\n\n", tiling.ranks(), tiling.rows(), tiling.cols());
-  out += describe_tiles(tiling) + "\n" + describe_ranks(tiling);
+      fmt::format("grid        {} x {} cells{} ({})\n", domain.grid.ny(), domain.grid.nx(),
+                  tiling.x_edge() == Edge::periodic ? ", closed in longitude" : "", domain.source);
+  out += fmt::format("ranks       {} = {} rows x {} columns\n", tiling.ranks(), tiling.rows(), tiling.cols());
+  out +=
+      fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
+                  s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());
+  out +=
+      fmt::format("parameters  {:.0f}: {:.1f} MiB on every rank, five times that in training (gradient, two "
+                  "moments, average); reduced once a step\n\n",
+                  parameters, parameters * sizeof(float) / mib);
+  out += describe_levels(tiling, s.model) + "\n";
+  out += describe_ranks(tiling, s, {rule.channels(), s.target.leads_hours, rule.classes()});
+  out += fmt::format(
+      "\nA step is {} samples, one after the other. Add up to {:.0f} MiB of decoded frames a rank "
+      "(data.cache_mib).\n",
+      s.train.batch, s.data.cache_mib);
   if (log.voice() != Log::Voice::silent) std::fputs(out.c_str(), stdout);
   return ExitCode::done;
 }
