@@ -35,12 +35,14 @@ Sun sun_at(Time t) {
           2 * std::numbers::pi * (days - std::floor(days)) - std::numbers::pi, year_angle};
 }
 
-/// Angle of each coordinate within the domain: the coordinate itself on a closed axis, else -pi/2 .. pi/2 across it.
+/// Angle of each coordinate within the domain: the coordinate itself on a closed axis, else -pi/2 .. pi/2
+/// across it.
 std::vector<double> angles(const std::vector<double>& coordinate, bool closed) {
   std::vector<double> out;
   const auto [low, high] = std::ranges::minmax(coordinate);
   for (double c : coordinate)
-    out.push_back(closed ? c * degree : (high > low ? std::numbers::pi * ((c - low) / (high - low) - 0.5) : 0.0));
+    out.push_back(closed ? c * degree
+                         : (high > low ? std::numbers::pi * ((c - low) / (high - low) - 0.5) : 0.0));
   return out;
 }
 
@@ -99,11 +101,13 @@ Sampler::Sampler(const ArchiveIndex& index, SampleRule rule, const Rect& tile, s
     sin_lon_.push_back(static_cast<float>(std::sin(lon[i] * degree)));
     cos_lon_.push_back(static_cast<float>(std::cos(lon[i] * degree)));
   }
-  const std::vector<double> y = angles(index.grid.y, false), x = angles(index.grid.x, closes_in_longitude(index.grid));
+  const std::vector<double> y = angles(index.grid.y, false),
+                            x = angles(index.grid.x, closes_in_longitude(index.grid));
   for (Index r = tile.y0; r < tile.y1; ++r)
     for (Index c = tile.x0; c < tile.x1; ++c) {
       const double a = y[static_cast<std::size_t>(r)], b = x[static_cast<std::size_t>(c)];
-      for (double v : {std::sin(a), std::cos(a), std::sin(b), std::cos(b)}) position_.push_back(static_cast<float>(v));
+      for (double v : {std::sin(a), std::cos(a), std::sin(b), std::cos(b)})
+        position_.push_back(static_cast<float>(v));
     }
 }
 
@@ -181,14 +185,19 @@ SampleInput Sampler::input(Time init, const Normalisation& normalisation,
     for (std::size_t p = 0; p < n; ++p) {
       if (time <= init - rule_.latency[p]) values[p] = predictor(p, time);
       for (std::size_t i = 0; i < cells; ++i) {
-        if (values[p].empty()) sample.quality[i] |= input_quality::frame_missing;
-        else if (std::isnan(values[p][i])) sample.quality[i] |= input_quality::cell_missing;
+        if (values[p].empty())
+          sample.quality[i] |= input_quality::frame_missing;
+        else if (std::isnan(values[p][i]))
+          sample.quality[i] |= input_quality::cell_missing;
       }
     }
     const Sun sun = sun_at(time);
-    const auto sin_d = static_cast<float>(std::sin(sun.declination)), cos_d = static_cast<float>(std::cos(sun.declination));
-    const auto sin_h = static_cast<float>(std::sin(sun.hour_angle)), cos_h = static_cast<float>(std::cos(sun.hour_angle));
-    const auto sin_y = static_cast<float>(std::sin(sun.year_angle)), cos_y = static_cast<float>(std::cos(sun.year_angle));
+    const auto sin_d = static_cast<float>(std::sin(sun.declination)),
+               cos_d = static_cast<float>(std::cos(sun.declination));
+    const auto sin_h = static_cast<float>(std::sin(sun.hour_angle)),
+               cos_h = static_cast<float>(std::cos(sun.hour_angle));
+    const auto sin_y = static_cast<float>(std::sin(sun.year_angle)),
+               cos_y = static_cast<float>(std::cos(sun.year_angle));
     parallel_for(r.height(), [&](Index y) {
       for (Index x = 0; x < r.width(); ++x) {
         const auto i = static_cast<std::size_t>(y * r.width() + x);
@@ -215,7 +224,8 @@ std::vector<std::int8_t> Sampler::observed(Time end) {
   const std::vector<float> rain = accumulate(reader_, rule_.rain, end);
   std::vector<std::int8_t> classes;
   classes.reserve(rain.size());
-  for (float amount : rain) classes.push_back(static_cast<std::int8_t>(amount_class(amount, rule_.thresholds_mm)));
+  for (float amount : rain)
+    classes.push_back(static_cast<std::int8_t>(amount_class(amount, rule_.thresholds_mm)));
   return classes;
 }
 

@@ -41,13 +41,15 @@ std::vector<float> exceedance_fields(const Tensor& logits) {
     for (Index x = 0; x < s.x; ++x) {
       exceedance(logits.cell(0, lead, y, x), static_cast<int>(s.c), p.data());
       for (Index k = 0; k < thresholds; ++k)
-        out[static_cast<std::size_t>((lead * thresholds + k) * cells + y * s.x + x)] = p[static_cast<std::size_t>(k)];
+        out[static_cast<std::size_t>((lead * thresholds + k) * cells + y * s.x + x)] =
+            p[static_cast<std::size_t>(k)];
     }
   });
   return out;
 }
 
-void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix, Checkpoint& checkpoint) {
+void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix,
+                      Checkpoint& checkpoint) {
   for (const Parameter* p : parameters) {
     const Shape s = p->value.shape();
     const auto values = p->value.storage();

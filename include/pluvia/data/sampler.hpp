@@ -56,10 +56,11 @@ public:
   Sampler(const ArchiveIndex& index, SampleRule rule, const Rect& tile, std::size_t cache_bytes);
 
   const SampleRule& rule() const { return rule_; }
+  const ArchiveReader& reader() const { return reader_; }
   const Rect& tile() const { return reader_.rect(); }
 
-  /// The normalisation over the frames in [from, to), at most about 200 of them, evenly taken. The same bits on
-  /// any number of ranks. Collective. Throws a data Error when a predictor has no valid cell at all.
+  /// The normalisation over the frames in [from, to), at most about 200 of them, evenly taken. The same bits
+  /// on any number of ranks. Collective. Throws a data Error when a predictor has no valid cell at all.
   Normalisation measure(const Communicator& comm, Time from, Time to);
 
   /// Features of the forecast that starts at `init`, given the class probabilities pi of each lead's window

@@ -1,0 +1,13 @@
+#pragma once
+#include <vector>
+
+#include "pluvia/ad/tape.hpp"
+#include "pluvia/comm/communicator.hpp"
+
+namespace pluvia {
+
+/// Sums every parameter's gradient over the ranks in one message: the transpose of replicating the parameters.
+/// Collective.
+void sum_gradients(const Communicator& comm, const std::vector<Parameter*>& parameters);
+
+} // namespace pluvia

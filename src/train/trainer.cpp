@@ -1,0 +1,468 @@
+#include "pluvia/train/trainer.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <fstream>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "pluvia/core/config.hpp"
+#include "pluvia/core/error.hpp"
+#include "pluvia/core/random.hpp"
+#include "pluvia/model/calibration.hpp"
+#include "pluvia/model/forecast_model.hpp"
+#include "pluvia/model/hourly_climatology.hpp"
+#include "pluvia/ops/loss.hpp"
+#include "pluvia/parallel/gradient_sync.hpp"
+#include "pluvia/train/adam.hpp"
+#include "pluvia/train/run_folder.hpp"
+
+namespace pluvia {
+
+namespace {
+
+std::atomic<bool> stop_requested{false}; // a signal handler can reach nothing else
+
+/// Catches SIGTERM and SIGUSR1 while it lives.
+class StopSignals {
+public:
+  StopSignals() {
+    stop_requested = false;
+    struct sigaction action {};
+    action.sa_handler = [](int) { stop_requested = true; };
+    sigaction(SIGTERM, &action, &old_term_);
+    sigaction(SIGUSR1, &action, &old_usr1_);
+  }
+  ~StopSignals() {
+    sigaction(SIGTERM, &old_term_, nullptr);
+    sigaction(SIGUSR1, &old_usr1_, nullptr);
+  }
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+  /// True on all ranks when any was asked. Collective.
+  static bool agreed(const Communicator& comm) {
+    std::int64_t stop = stop_requested ? 1 : 0;
+    comm.all_reduce(std::span(&stop, 1), Reduce::max);
+    return stop != 0;
+  }
+
+private:
+  struct sigaction old_term_ {
+  }, old_usr1_{};
+};
+
+struct Range {
+  Time from, to;
+};
+Range parse(const TimeRange& range, const std::string& key) {
+  if (range.from.empty() || range.to.empty())
+    fail(ExitCode::usage, key + " is not set", "", "Give both its from and its to.");
+  return {parse_time(range.from), parse_time(range.to)};
+}
+
+/// A sample ready for the network.
+struct Sample {
+  SampleInput input;
+  std::vector<std::vector<float>> climatology;    ///< pi per lead
+  std::vector<std::vector<std::int8_t>> observed; ///< per lead; empty where the window is outside the range
+};
+
+class Training {
+public:
+  Training(const Communicator& world, const Settings& settings, const Log& log)
+      : world_(world), settings_(settings), log_(log), rule_(make_sample_rule(settings)),
+        train_(parse(settings.data.train, "data.train")),
+        validate_(parse(settings.data.validate, "data.validate")),
+        index_(index_archive(world, settings.data.archive)),
+        tiles_(world, layout(settings, index_.grid, world.size())), network_(make_network(settings)),
+        parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
+        sampler_(index_, rule_, tiles_.tile(0), static_cast<std::size_t>(settings.data.cache_mib * 1048576)) {
+  }
+
+  TrainOutcome run();
+
+private:
+  void prepare();
+  bool resume(const RunFolder& folder);
+  Sample sample(Time init, const Range& range, bool training);
+  std::vector<Time> batch_at(std::int64_t step) const;
+  Target target_of(const std::vector<Sample>& samples, std::size_t which, const std::vector<double>& areas,
+                   double pairs) const;
+  struct Weighing {
+    std::vector<double> areas; ///< global sum of area x validity per (sample, lead)
+    double pairs = 0;
+  };
+  Weighing weigh(const std::vector<Sample>& samples) const;
+  double step(std::int64_t number);
+  struct Validation {
+    double loss, climatology;
+  };
+  Validation validate();
+  void calibrate_best();
+  Checkpoint snapshot(std::int64_t step) const;
+  void save(const std::string& path, const Checkpoint& checkpoint) {
+    write_checkpoint(world_, path, checkpoint, tiles_.domain(0), tiles_.tile(0));
+  }
+  void note(const nlohmann::ordered_json& line);
+
+  const Communicator& world_;
+  const Settings& settings_;
+  const Log& log_;
+  SampleRule rule_;
+  Range train_, validate_;
+  ArchiveIndex index_;
+  Decomposition tiles_;
+  StUnet network_;
+  std::vector<Parameter*> parameters_;
+  Adam adam_;
+  Sampler sampler_;
+
+  std::optional<Climatology> climatology_; ///< of the training range
+  HourlyClimatology hourly_;
+  Normalisation normalisation_;
+  std::vector<Time> inits_, validation_inits_;
+  std::vector<float> row_area_;
+  double best_loss_ = std::numeric_limits<double>::infinity();
+  std::int64_t best_step_ = 0;
+  std::vector<std::vector<float>> best_;
+  std::string calibration_;
+  std::ofstream log_file_;
+};
+
+void Training::prepare() {
+  const Rect tile = tiles_.tile(0), domain = tiles_.domain(0);
+  normalisation_ = sampler_.measure(world_, train_.from, train_.to);
+  {
+    ArchiveReader rain(index_, Climatology::grown(tile, domain), std::size_t{64} << 20);
+    climatology_ =
+        Climatology::count(world_, rain, tile, rule_.rain, rule_.thresholds_mm, train_.from, train_.to);
+  }
+  hourly_ = finish(*climatology_);
+  // Samples need their history in the archive; what is missing inside it is a missing frame.
+  const auto with_history = [&](std::vector<Time> times) {
+    std::erase_if(times,
+                  [&](Time t) { return t < index_.frames.front().time || t > index_.frames.back().time; });
+    return times;
+  };
+  inits_ = with_history(initial_times(rule_, train_.from, train_.to));
+  validation_inits_ = with_history(initial_times(rule_, validate_.from, validate_.to));
+  if (inits_.empty() || validation_inits_.empty())
+    fail(ExitCode::data, inits_.empty() ? "data.train holds no sample" : "data.validate holds no sample",
+         "the archive runs from " + format_time(index_.frames.front().time) + " to " +
+             format_time(index_.frames.back().time),
+         "Choose ranges that the archive covers.");
+  const std::vector<float> areas = row_areas(index_.grid);
+  row_area_.assign(areas.begin() + tile.y0, areas.begin() + tile.y1);
+}
+
+Sample Training::sample(Time init, const Range& range, bool training) {
+  Sample s;
+  for (Time lead : rule_.leads) {
+    const Time end = init + lead;
+    s.climatology.push_back(training ? climatology_->probabilities_without(end) : hourly_.at(end));
+    s.observed.push_back(window_inside(rule_, init, lead, range.from, range.to) ? sampler_.observed(end)
+                                                                                : std::vector<std::int8_t>{});
+  }
+  s.input = sampler_.input(init, normalisation_, s.climatology, network_.input_margin());
+  return s;
+}
+
+std::vector<Time> Training::batch_at(std::int64_t step) const {
+  const auto n = static_cast<std::int64_t>(inits_.size());
+  const auto seed = static_cast<std::uint64_t>(settings_.train.seed);
+  std::vector<Time> batch;
+  std::vector<std::size_t> order(inits_.size());
+  std::int64_t ordered_epoch = -1;
+  for (std::int64_t i = step * settings_.train.batch; i < (step + 1) * settings_.train.batch; ++i) {
+    const std::int64_t epoch = i / n;
+    if (epoch != ordered_epoch) {
+      std::iota(order.begin(), order.end(), std::size_t{0});
+      std::ranges::sort(order, {}, [&](std::size_t k) {
+        return std::pair(random_bits(seed, RandomPurpose::shuffle, k, static_cast<std::uint64_t>(epoch)), k);
+      });
+      ordered_epoch = epoch;
+    }
+    batch.push_back(inits_[order[static_cast<std::size_t>(i % n)]]);
+  }
+  return batch;
+}
+
+Training::Weighing Training::weigh(const std::vector<Sample>& samples) const {
+  const Rect tile = tiles_.tile(0);
+  Weighing out;
+  for (const Sample& s : samples)
+    for (const auto& observed : s.observed) {
+      double area = 0;
+      for (std::size_t i = 0; i < observed.size(); ++i)
+        if (observed[i] >= 0) area += row_area_[i / static_cast<std::size_t>(tile.width())];
+      out.areas.push_back(area);
+    }
+  world_.all_reduce(std::span<double>(out.areas), Reduce::sum);
+  for (double area : out.areas) out.pairs += area > 0 ? 1 : 0;
+  return out;
+}
+
+Target Training::target_of(const std::vector<Sample>& samples, std::size_t which,
+                           const std::vector<double>& areas, double pairs) const {
+  const Rect tile = tiles_.tile(0);
+  const std::size_t leads = rule_.leads.size(), cells = static_cast<std::size_t>(tile.cells());
+  Target target;
+  for (std::size_t lead = 0; lead < leads; ++lead) {
+    const auto& observed = samples[which].observed[lead];
+    if (observed.empty())
+      target.classes.insert(target.classes.end(), cells, std::int8_t{-1});
+    else
+      target.classes.insert(target.classes.end(), observed.begin(), observed.end());
+    const double area = areas[which * leads + lead];
+    for (float row : row_area_)
+      target.weights.push_back(area > 0 ? static_cast<float>(row / (pairs * area)) : 0.0F);
+  }
+  return target;
+}
+
+double Training::step(std::int64_t number) {
+  std::vector<Sample> samples;
+  together(world_, [&] {
+    for (Time init : batch_at(number)) samples.push_back(sample(init, train_, true));
+  });
+  const Weighing weighing = weigh(samples);
+  if (weighing.pairs == 0) return std::numeric_limits<double>::quiet_NaN(); // nothing observed: no update
+  network_.parameters().zero_gradients();
+  double loss = 0;
+  for (std::size_t b = 0; b < samples.size(); ++b) {
+    const Target target = target_of(samples, b, weighing.areas, weighing.pairs);
+    Tape tape(Tape::Mode::record);
+    const Var logits =
+        predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].climatology, rule_.classes());
+    loss += ordinal_loss(logits, target, tape);
+    tape.backward();
+  }
+  sum_gradients(world_, parameters_);
+  world_.all_reduce(std::span(&loss, 1), Reduce::sum);
+  const double norm = gradient_norm(parameters_);
+  if (!std::isfinite(loss) || !std::isfinite(norm))
+    fail(ExitCode::failed, "Training diverged at step " + std::to_string(number + 1),
+         "loss or gradient is not finite", "Lower train.learning_rate and go on with train.from=latest.");
+  const double rate =
+      learning_rate_at(number, settings_.train.learning_rate, settings_.train.warmup, settings_.train.steps);
+  update(adam_, parameters_, rate, settings_.train.weight_decay,
+         std::min(1.0, settings_.train.clip_norm / norm));
+  note({{"step", number + 1}, {"loss", loss}, {"learning_rate", rate}, {"gradient_norm", norm}});
+  return loss;
+}
+
+Training::Validation Training::validate() {
+  const auto wanted = static_cast<std::size_t>(settings_.train.validate_samples);
+  const std::size_t n = std::min(wanted, validation_inits_.size());
+  swap_average(adam_, parameters_);
+  Validation sum{0, 0};
+  double pairs = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const Time init = validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
+    std::vector<Sample> one;
+    together(world_, [&] { one.push_back(sample(init, validate_, false)); });
+    const Weighing weighing = weigh(one);
+    if (weighing.pairs == 0) continue;
+    const Target target = target_of(one, 0, weighing.areas, 1.0);
+    Tape tape(Tape::Mode::forget);
+    const Var base = Tape::leaf(log_base(one[0].climatology, tiles_.tile(0), rule_.classes()));
+    double losses[2] = {0, ordinal_loss(base, target, tape)};
+    losses[0] = ordinal_loss(
+        predict(network_, tape, tiles_, std::move(one[0].input), one[0].climatology, rule_.classes()), target,
+        tape);
+    world_.all_reduce(std::span<double>(losses), Reduce::sum);
+    sum.loss += losses[0];
+    sum.climatology += losses[1];
+    pairs += weighing.pairs;
+  }
+  swap_average(adam_, parameters_);
+  if (pairs == 0)
+    fail(ExitCode::data, "data.validate holds no observed window", "every target is missing",
+         "Choose another range.");
+  return {sum.loss / pairs, sum.climatology / pairs};
+}
+
+/// Fits the calibration of the best weights on every validation forecast.
+void Training::calibrate_best() {
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    std::ranges::copy(best_[i], parameters_[i]->value.storage().begin());
+  const int leads = static_cast<int>(rule_.leads.size()), thresholds = rule_.classes() - 1;
+  const Rect tile = tiles_.tile(0);
+  std::vector<float> area;
+  for (float row : row_area_) area.insert(area.end(), static_cast<std::size_t>(tile.width()), row);
+
+  struct Forecast {
+    int lead;
+    std::vector<float> climatology, probability;
+    std::vector<std::int8_t> observed;
+  };
+  // At most this many initial times, evenly taken: their probabilities are kept for the second pass.
+  constexpr std::size_t most = 96;
+  const std::size_t n = std::min(most, validation_inits_.size());
+  std::vector<Forecast> forecasts;
+  Progress progress(log_, "calibrate", static_cast<std::int64_t>(n));
+  for (std::size_t i = 0; i < n; ++i) {
+    std::vector<Sample> one;
+    together(world_, [&] {
+      one.push_back(
+          sample(validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)], validate_, false));
+    });
+    Sample& s = one[0];
+    Tape tape(Tape::Mode::forget);
+    const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.climatology, rule_.classes());
+    const std::vector<float> p = exceedance_fields(logits->value);
+    const std::size_t size = static_cast<std::size_t>(thresholds * tile.cells());
+    for (int lead = 0; lead < leads; ++lead) {
+      const auto l = static_cast<std::size_t>(lead);
+      if (s.observed[l].empty()) continue;
+      forecasts.push_back({lead,
+                           exceedance(s.climatology[l], rule_.classes()),
+                           {p.begin() + static_cast<std::ptrdiff_t>(l * size),
+                            p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
+                           s.observed[l]});
+    }
+    progress.update(static_cast<std::int64_t>(i) + 1);
+  }
+  ShrinkageSums sums(leads, thresholds);
+  for (const Forecast& f : forecasts) sums.add(f.lead, {f.climatology, f.probability, f.observed, area});
+  sums.reduce(world_);
+  Calibration calibration = fit_shrinkage(sums);
+  ReliabilityCounts counts(leads, thresholds);
+  for (const Forecast& f : forecasts)
+    counts.add(calibration, f.lead, {f.climatology, f.probability, f.observed, area});
+  counts.reduce(world_);
+  fit_isotonic(calibration, counts);
+  calibration_ = to_json(calibration);
+}
+
+Checkpoint Training::snapshot(std::int64_t step) const {
+  Checkpoint c;
+  c.step = step;
+  c.configuration = resolved_yaml(settings_);
+  c.texts["best_loss"] = fmt::format("{}", best_loss_);
+  c.texts["best_step"] = std::to_string(best_step_);
+  if (!calibration_.empty()) c.texts["calibration"] = calibration_;
+  const auto n = static_cast<std::int64_t>(normalisation_.mean.size());
+  c.arrays["normalisation/mean"] = {{n}, normalisation_.mean};
+  c.arrays["normalisation/deviation"] = {{n}, normalisation_.deviation};
+  store_parameters(parameters_, "weights", c);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const auto& extents = c.arrays["weights/" + parameters_[i]->name].extents;
+    c.arrays["average/" + parameters_[i]->name] = {extents, adam_.states[i].average};
+    c.arrays["adam_first/" + parameters_[i]->name] = {extents, adam_.states[i].first};
+    c.arrays["adam_second/" + parameters_[i]->name] = {extents, adam_.states[i].second};
+    if (!best_.empty()) c.arrays["best/" + parameters_[i]->name] = {extents, best_[i]};
+  }
+  c.fields["climatology"] = to_field(hourly_);
+  return c;
+}
+
+bool Training::resume(const RunFolder& folder) {
+  if (settings_.train.from.empty()) return false;
+  std::string path = settings_.train.from;
+  if (path == "latest") {
+    const auto found = latest_checkpoint(world_, folder);
+    if (!found) {
+      log_.info("no checkpoint in " + settings_.train.output + " yet: starting anew");
+      return false;
+    }
+    path = *found;
+  }
+  const Checkpoint c = read_checkpoint(world_, path, tiles_.tile(0));
+  load_parameters(c, "weights", parameters_);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const std::string& name = parameters_[i]->name;
+    for (auto [prefix, values] :
+         {std::pair{"average/", &adam_.states[i].average}, std::pair{"adam_first/", &adam_.states[i].first},
+          std::pair{"adam_second/", &adam_.states[i].second}}) {
+      const auto found = c.arrays.find(prefix + name);
+      if (found == c.arrays.end())
+        fail(ExitCode::data, path + " cannot be trained on", "it has no optimiser state",
+             "Name a checkpoint_NNNNNNNN.h5.");
+      *values = found->second.values;
+    }
+    if (const auto found = c.arrays.find("best/" + name); found != c.arrays.end())
+      best_.push_back(found->second.values);
+  }
+  adam_.step = c.step;
+  best_loss_ = std::stod(c.texts.at("best_loss"));
+  best_step_ = std::stoll(c.texts.at("best_step"));
+  log_.info(fmt::format("going on from {} at step {}", path, c.step));
+  return true;
+}
+
+void Training::note(const nlohmann::ordered_json& line) {
+  if (log_file_.is_open()) log_file_ << line.dump() << std::endl;
+}
+
+TrainOutcome Training::run() {
+  const StopSignals signals;
+  const RunFolder folder = open_run_folder(world_, settings_.train.output, resolved_yaml(settings_));
+  prepare();
+  const bool resumed = resume(folder);
+  if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
+  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {} x {} ranks",
+                        network_.parameters().size(), inits_.size(), validation_inits_.size(),
+                        tiles_.tiling().rows(), tiles_.tiling().cols()));
+  const auto consider = [&](std::int64_t at_step) {
+    const Validation v = validate();
+    note({{"step", at_step}, {"validation_loss", v.loss}, {"climatology_loss", v.climatology}});
+    if (v.loss < best_loss_) {
+      best_loss_ = v.loss;
+      best_step_ = at_step;
+      best_.clear();
+      for (const auto& state : adam_.states) best_.push_back(state.average);
+    }
+    return v;
+  };
+  const TrainSettings& t = settings_.train;
+  Validation last = adam_.step == 0 ? consider(0) : validate();
+  {
+    Progress progress(log_, "train", t.steps);
+    const auto start = std::chrono::steady_clock::now();
+    const std::int64_t first = adam_.step;
+    for (std::int64_t n = first; n < t.steps; ++n) {
+      const double loss = step(n);
+      if ((n + 1) % t.validate_every == 0 || n + 1 == t.steps) last = consider(n + 1);
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
+                             static_cast<double>(n + 1 - first);
+      progress.update(n + 1,
+                      fmt::format("loss {:.4f}, validation {:.4f} (climatology {:.4f}), {:.2f} s a step",
+                                  loss, last.loss, last.climatology, seconds));
+      const bool stop = StopSignals::agreed(world_);
+      if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
+        save(folder.at_step(n + 1), snapshot(n + 1));
+        prune_checkpoints(world_, folder, 2);
+      }
+      if (stop && n + 1 < t.steps) {
+        log_.info(fmt::format("asked to stop: saved at step {}; go on with train.from=latest", n + 1));
+        return TrainOutcome::stopped;
+      }
+    }
+  }
+  calibrate_best();
+  // The best weights stand where forecasts look for them; a checkpoint to forecast with needs no optimiser.
+  Checkpoint best = snapshot(best_step_);
+  std::erase_if(best.arrays, [](const auto& a) {
+    return !a.first.starts_with("weights/") && !a.first.starts_with("normalisation/");
+  });
+  save(folder.best(), best);
+  log_.info(fmt::format("best at step {}: validation loss {:.4f}, climatology {:.4f}; {}", best_step_,
+                        best_loss_, last.climatology, folder.best()));
+  return TrainOutcome::finished;
+}
+
+} // namespace
+
+TrainOutcome run_training(const Communicator& world, const Settings& settings, const Log& log) {
+  return Training(world, settings, log).run();
+}
+
+} // namespace pluvia
