@@ -103,10 +103,12 @@ std::vector<std::string> expand(const std::vector<std::string>& patterns) {
   return out;
 }
 
-void report(const Settings& settings, const Log& log, const ScoreTable& table, std::int64_t forecasts) {
+void report(const Settings& settings, const Log& log, const ScoreTable& table, std::int64_t forecasts,
+            double climatology_alpha) {
   const std::vector<Score> scores = all_scores(table);
   write_report(settings.verify.output, table, scores,
-               {resolved_yaml(settings), settings.data.test.from, settings.data.test.to, forecasts});
+               {resolved_yaml(settings), settings.data.test.from, settings.data.test.to, forecasts,
+                climatology_alpha});
   std::fputs(summary(table, scores).c_str(), stdout);
   log.info("scores of " + std::to_string(forecasts) + " forecasts in " + settings.verify.output +
            "/scores.json and scores.csv");
@@ -132,7 +134,7 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
       if (world.rank() != 0) return;
       std::int64_t forecasts = 0;
       const ScoreTable table = read_reports(expand(settings.verify.merge), &forecasts);
-      report(settings, log, table, forecasts);
+      report(settings, log, table, forecasts, 0);
     });
     return ExitCode::done;
   }
@@ -227,7 +229,7 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
 
   together(world, [&] {
     if (world.rank() != 0) return;
-    report(settings, log, table, static_cast<std::int64_t>(products.size()));
+    report(settings, log, table, static_cast<std::int64_t>(products.size()), climatology.alpha());
   });
   return ExitCode::done;
 }

@@ -6,12 +6,14 @@
 #include <cstdlib>
 #include <string>
 
+#include "pluvia/comm/fixed_sum.hpp"
 #include "pluvia/core/error.hpp"
 
 namespace pluvia {
 
 namespace {
 
+constexpr std::size_t windows_tried = 48; // to choose alpha
 constexpr int taps = 2 * Climatology::smoothing_radius + 1;
 
 std::array<float, taps> gaussian_taps() {
@@ -38,6 +40,18 @@ int hour_of_day(Time end) {
 bool neighbouring_hours(int a, int b) {
   const int d = std::abs(a - b);
   return d <= 1 || d == Climatology::hours - 1;
+}
+
+/// Counts [cells x classes] to probabilities, in place.
+void shrink(std::vector<float>& counts, const std::vector<float>& mean, float alpha) {
+  const std::size_t n = mean.size(), cells = counts.size() / n;
+#pragma omp parallel for schedule(static)
+  for (std::size_t i = 0; i < cells; ++i) {
+    float* cell = counts.data() + i * n;
+    float sum = 0;
+    for (std::size_t k = 0; k < n; ++k) sum += cell[k];
+    for (std::size_t k = 0; k < n; ++k) cell[k] = (cell[k] + alpha * mean[k]) / (sum + alpha);
+  }
 }
 
 } // namespace
@@ -107,6 +121,7 @@ Climatology Climatology::from_windows(const Communicator& comm, const Rect& doma
          "none of " + std::to_string(out.windows_.size()) +
              " accumulation windows of the training range has data",
          "Widen data.train, or check data.target and data.archive.");
+  out.choose_alpha(comm);
   return out;
 }
 
@@ -120,16 +135,12 @@ std::vector<float> Climatology::counts_around(int hour) const {
   return sum;
 }
 
-std::vector<float> Climatology::probabilities(Time end) const {
-  return blend(counts_around(hour_of_day(end)), domain_counts_);
-}
-
-std::vector<float> Climatology::probabilities_without(Time end) const {
+std::vector<float> Climatology::counts_without(Time end, std::vector<std::int64_t>& domain_counts) const {
   const int hour = hour_of_day(end);
   const auto n = static_cast<std::size_t>(classes_);
   std::vector<float> sum = counts_around(hour);
+  domain_counts = domain_counts_;
   // Counts are whole numbers far below 2^24, so that taking away in f32 is exact.
-  std::vector<std::int64_t> domain_counts = domain_counts_;
   for (std::size_t w = 0; w < windows_.size(); ++w) {
     if (std::abs(windows_[w].end - end) >= window_ + separation) continue;
     for (std::size_t k = 0; k < n; ++k) domain_counts[k] -= window_counts_[w][k];
@@ -138,18 +149,74 @@ std::vector<float> Climatology::probabilities_without(Time end) const {
     for (std::size_t cell = 0; cell < classes.size(); ++cell)
       if (classes[cell] >= 0) sum[cell * n + static_cast<std::size_t>(classes[cell])] -= 1.0F;
   }
-  return blend(sum, domain_counts);
+  return sum;
 }
 
-std::vector<float> Climatology::blend(const std::vector<float>& counts,
-                                      const std::vector<std::int64_t>& domain_counts) const {
-  const auto n = static_cast<std::size_t>(classes_);
-  double total = 0.5 * static_cast<double>(n);
+std::vector<float> Climatology::mean(const std::vector<std::int64_t>& domain_counts) const {
+  double total = 0.5 * static_cast<double>(classes_);
   for (const std::int64_t count : domain_counts) total += static_cast<double>(count);
-  std::vector<float> prior(n);
-  for (std::size_t k = 0; k < n; ++k)
-    prior[k] = static_cast<float>(alpha * (static_cast<double>(domain_counts[k]) + 0.5) / total);
+  std::vector<float> out;
+  for (const std::int64_t count : domain_counts)
+    out.push_back(static_cast<float>((static_cast<double>(count) + 0.5) / total));
+  return out;
+}
 
+std::vector<float> Climatology::probabilities(Time end) const {
+  std::vector<float> out = smooth(counts_around(hour_of_day(end)));
+  shrink(out, mean(domain_counts_), alpha_);
+  return out;
+}
+
+std::vector<float> Climatology::probabilities_without(Time end) const {
+  std::vector<std::int64_t> domain_counts;
+  std::vector<float> out = smooth(counts_without(end, domain_counts));
+  shrink(out, mean(domain_counts), alpha_);
+  return out;
+}
+
+void Climatology::choose_alpha(const Communicator& comm) {
+  const auto n = static_cast<std::size_t>(classes_);
+  // An odd stride visits every hour of the day.
+  const std::size_t stride = ((windows_.size() + windows_tried - 1) / windows_tried) | 1;
+  std::array<FixedSum, alphas.size()> scores;
+  for (std::size_t w = 0; w < windows_.size(); w += stride) {
+    const std::vector<std::int8_t>& observed = windows_[w].classes;
+    if (observed.empty()) continue;
+    std::vector<std::int64_t> domain_counts;
+    const std::vector<float> smoothed = smooth(counts_without(windows_[w].end, domain_counts));
+    if (std::all_of(domain_counts.begin(), domain_counts.end(), [](auto count) { return count == 0; }))
+      continue;
+    const std::vector<float> prior = mean(domain_counts);
+    for (std::size_t a = 0; a < alphas.size(); ++a) {
+      std::vector<float> p = smoothed;
+      shrink(p, prior, alphas[a]);
+      // Neighbouring cells say much the same: a quarter of them do, by global position.
+      for (Index y = tile_.y0 + tile_.y0 % 2; y < tile_.y1; y += 2)
+        for (Index x = tile_.x0 + tile_.x0 % 2; x < tile_.x1; x += 2) {
+          const int k = observed[static_cast<std::size_t>((y - grown_.y0) * grown_.width() + x - grown_.x0)];
+          if (k < 0) continue;
+          const float* cell =
+              p.data() + static_cast<std::size_t>((y - tile_.y0) * tile_.width() + x - tile_.x0) * n;
+          double below = 0, score = 0; // P(class <= j), and the ranked probability score
+          for (int j = 0; j + 1 < classes_; ++j) {
+            below += cell[j];
+            const double miss = below - (k <= j ? 1 : 0);
+            score += miss * miss;
+          }
+          scores[a].add(score);
+        }
+    }
+    for (FixedSum& score : scores) score.carry();
+  }
+  all_reduce(comm, scores);
+  std::size_t best = 0; // the first of equals: without anything to go by, the least
+  for (std::size_t a = 1; a < alphas.size(); ++a)
+    if (scores[a].value() < scores[best].value()) best = a;
+  alpha_ = alphas[best];
+}
+
+std::vector<float> Climatology::smooth(const std::vector<float>& counts) const {
+  const auto n = static_cast<std::size_t>(classes_);
   static const std::array<float, taps> weights = gaussian_taps();
   const auto grown_row = static_cast<std::size_t>(grown_.width()) * n;
   const auto tile_row = static_cast<std::size_t>(tile_.width()) * n;
@@ -179,12 +246,6 @@ std::vector<float> Climatology::blend(const std::vector<float>& counts,
         float* target = row + static_cast<std::size_t>(first - tile_.x0) * n;
         const std::size_t length = static_cast<std::size_t>(last - first) * n;
         for (std::size_t i = 0; i < length; ++i) target[i] += weight * source[i];
-      }
-      for (float* cell = row; cell != row + tile_row; cell += n) {
-        float sum = 0;
-        for (std::size_t k = 0; k < n; ++k) sum += cell[k];
-        for (std::size_t k = 0; k < n; ++k)
-          cell[k] = (cell[k] + prior[k]) / (sum + static_cast<float>(alpha));
       }
     }
   }

@@ -69,6 +69,7 @@ void write_report(const std::string& folder, const ScoreTable& table, const std:
   out["producer"] = std::string("pluvia ") + PLUVIA_VERSION;
   out["test_range"] = {{"from", header.test_from}, {"to", header.test_to}};
   out["forecasts"] = header.forecasts;
+  if (header.climatology_alpha > 0) out["climatology_alpha"] = header.climatology_alpha;
   out["systems"] = table.systems();
   out["leads_hours"] = table.leads_hours();
   out["thresholds_mm"] = table.thresholds_mm();

@@ -2,6 +2,7 @@
 ROC by comparing ranks, climatology by direct two-dimensional convolution, the partition by sums over cells."""
 import csv
 import glob
+import json
 import os
 import sys
 
@@ -47,6 +48,8 @@ for end in range(train[0] + 6 * hour, train[1], hour):
 offsets = np.arange(-12, 13)
 kernel = np.exp(-0.5 * (offsets / 4) ** 2)
 kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
+with open(os.path.join(folder, "scores", "scores.json"), encoding="utf-8") as file:
+    alpha = json.load(file)["climatology_alpha"]
 pibar = (domain + 0.5) / (domain.sum() + 2)
 
 
@@ -57,7 +60,7 @@ def climatology(end):
     for i in range(25):
         for j in range(25):
             n += kernel[i, j] * padded[:, i : i + ny, j : j + nx]
-    p = (n + 5 * pibar[:, None, None]) / (n.sum(axis=0) + 5)
+    p = (n + alpha * pibar[:, None, None]) / (n.sum(axis=0) + alpha)
     return np.stack([p[k + 1 :].sum(axis=0) for k in range(3)])
 
 

@@ -73,6 +73,7 @@ TEST(Climatology, TilesHaveTheBitsOfTheWholeDomain) {
   const Rect tile = Tiling(domain.y1, domain.x1, 1, shape.rows, shape.cols).tile(world.rank(), 0);
   const Climatology part = Climatology::from_windows(world, domain, tile, 6 * hour, classes,
                                                      crop(all, domain, Climatology::grown(tile, domain)));
+  EXPECT_EQ(part.alpha(), whole.alpha());
   for (const Time end : {2 * day + 3 * hour, 3 * day, 3 * day + 23 * hour + 1200})
     for (const bool without : {false, true}) {
       const auto expected = without ? whole.probabilities_without(end) : whole.probabilities(end);
@@ -121,7 +122,7 @@ TEST(Climatology, IsTheFormulaOfTheDocumentation) {
   for (int k = 0; k < classes; ++k) {
     const double pibar = (big_n[k] + 0.5) / (big + 0.5 * classes);
     EXPECT_NEAR(got[static_cast<std::size_t>((cy * domain.width() + cx) * classes + k)],
-                (n_k[k] + 5 * pibar) / (n + 5), 1e-5);
+                (n_k[k] + climatology.alpha() * pibar) / (n + climatology.alpha()), 1e-5);
   }
 }
 
@@ -149,6 +150,28 @@ TEST(Climatology, LeavesOutTheSamplesOwnNeighbourhoodInTimeAndNothingElse) {
   std::erase_if(fewer, [&](const ObservedWindow& w) { return std::abs(w.end - end) < 18 * hour; });
   EXPECT_EQ(Climatology::from_windows(self, domain, domain, 6 * hour, classes, fewer).probabilities(end),
             base);
+}
+
+TEST(Climatology, TrustsPlacesAsFarAsTheyDiffer) {
+  const Communicator self(MPI_COMM_SELF);
+  const Rect domain{0, 40, 0, 40};
+  // Twelve days on which it rains in one quarter of the domain: always the same, or the next one every day.
+  const auto chosen = [&](bool same_place) {
+    std::mt19937 random(3);
+    std::vector<ObservedWindow> windows;
+    for (Time end = 6 * hour; end < 12 * day; end += hour) {
+      const Index place = same_place ? 0 : end / day % 4;
+      ObservedWindow w{end, {}};
+      for (Index y = 0; y < 40; ++y)
+        for (Index x = 0; x < 40; ++x)
+          w.classes.push_back(
+              static_cast<std::int8_t>((y / 20 * 2 + x / 20 == place && random() % 3 != 0) ? 1 : 0));
+      windows.push_back(w);
+    }
+    return Climatology::from_windows(self, domain, domain, 6 * hour, 2, windows).alpha();
+  };
+  EXPECT_EQ(chosen(true), Climatology::alphas.front());
+  EXPECT_GE(chosen(false), 50);
 }
 
 TEST(Climatology, FallsBackToTheDomainsMean) {

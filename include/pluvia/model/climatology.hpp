@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -26,15 +27,21 @@ struct ObservedWindow {
 
 /// Climatological class probabilities pi by cell and hour of the window's end:
 /// (n_k + alpha pibar_k) / (n + alpha), counts smoothed over cells (Gaussian, sigma 4 cells, radius 12, taps
-/// that sum to one) and summed over hours (+-1), alpha = 5; pibar_k = (N_k + 1/2) / (N + (K + 1)/2) over the
-/// whole domain, so that no class has probability zero. Cells outside the domain or without data contribute
+/// that sum to one) and summed over hours (+-1); pibar_k = (N_k + 1/2) / (N + (K + 1)/2) over the whole
+/// domain, so that no class has probability zero. Cells outside the domain or without data contribute
 /// nothing. Windows end at whole hours. The same bits on every tiling.
+///
+/// alpha is the candidate with the least ranked probability score on windows of the range itself, each
+/// forecast without its own neighbourhood in time: a place whose rain differs from its surroundings keeps its
+/// own counts, while a short record without such places falls back to the domain's mean. (Measured: with
+/// alpha = 5 throughout, ten days of simulated weather, which has no preferred place, score 6 to 10 % worse
+/// than their mean; five real days over the Andes and the Amazon score 5 to 23 % better.)
 class Climatology {
 public:
   static constexpr int hours = 24;
-  static constexpr int smoothing_radius = 12;   ///< cells
-  static constexpr double sigma = 4;            ///< cells
-  static constexpr double alpha = 5;            ///< windows of pibar added to each cell
+  static constexpr int smoothing_radius = 12;                        ///< cells
+  static constexpr double sigma = 4;                                 ///< cells
+  static constexpr std::array<float, 5> alphas{5, 15, 50, 150, 500}; ///< candidates
   static constexpr Time separation = 12 * 3600; ///< between a sample's window and those it may know
 
   /// Counts the windows that lie wholly inside [from, to) on this rank's tile; `reader` must cover the tile
@@ -51,6 +58,8 @@ public:
 
   int classes() const { return classes_; }
   const Rect& tile() const { return tile_; }
+  /// Windows of the domain's mean that were added to each cell's own.
+  float alpha() const { return alpha_; }
   /// The tile with the neighbours that its smoothing needs.
   static Rect grown(const Rect& tile, const Rect& domain);
   /// The windows counted, on the grown tile.
@@ -65,11 +74,14 @@ public:
 
 private:
   std::vector<float> counts_around(int hour) const;
-  std::vector<float> blend(const std::vector<float>& counts,
-                           const std::vector<std::int64_t>& domain_counts) const;
+  std::vector<float> counts_without(Time end, std::vector<std::int64_t>& domain_counts) const;
+  std::vector<float> smooth(const std::vector<float>& counts) const;
+  std::vector<float> mean(const std::vector<std::int64_t>& domain_counts) const;
+  void choose_alpha(const Communicator& comm);
 
   int classes_ = 0;
   Time window_ = 0;
+  float alpha_ = alphas[0];
   Rect tile_, grown_;
   std::vector<ObservedWindow> windows_;
   std::vector<std::vector<std::int64_t>> window_counts_; ///< of the whole domain, by window and class

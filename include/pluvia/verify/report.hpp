@@ -11,6 +11,8 @@ struct ReportHeader {
   std::string configuration; ///< resolved YAML
   std::string test_from, test_to;
   std::int64_t forecasts = 0; ///< files used
+  /// Weight of the domain's mean in the reference climatology [windows]; 0 = unknown, as after a merge.
+  double climatology_alpha = 0;
 };
 
 /// Writes FOLDER/scores.json (every score with its interval, reliability and ROC points, and the sums they
