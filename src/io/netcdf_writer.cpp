@@ -34,12 +34,6 @@ nc_type raw(NcType type) {
   }
 }
 
-/// Collective, and therefore never left to the first write, which may be one rank's alone.
-int end_definitions(int file) {
-  const int status = nc_enddef(file);
-  return status == NC_ENOTINDEFINE ? NC_NOERR : status;
-}
-
 /// Cells of a write of `count` leading slices of whole fields.
 std::size_t field_cells(int file, int id, const std::vector<std::size_t>& count) {
   int dimensions[NC_MAX_VAR_DIMS];
@@ -88,7 +82,7 @@ NcWriter::~NcWriter() {
 void NcWriter::close() {
   if (file_ >= 0) {
     const Guard guard(library_lock());
-    nc_close(std::exchange(file_, -1));
+    nc_abort(std::exchange(file_, -1)); // unlike nc_close it does not first create what was only defined
   }
   if (!part_.empty() && comm_.rank() == 0) std::remove(part_.c_str());
   part_.clear();
@@ -168,16 +162,24 @@ void NcWriter::write_table(const std::string& name, std::span<const double> valu
   write_table(name, std::vector<std::size_t>(count.size(), 0), count, values);
 }
 
+int NcWriter::prepare_write(const std::string& name, int access) {
+  int id = 0;
+  on_all("variable " + name, [&] {
+    id = variable_id(name);
+    // Collective, and therefore not left to the first write, which may be one rank's alone.
+    const int status = nc_enddef(file_);
+    if (status != NC_NOERR && status != NC_ENOTINDEFINE) return status;
+    return nc_var_par_access(file_, id, access);
+  });
+  return id;
+}
+
 void NcWriter::write_table(const std::string& name, const std::vector<std::size_t>& start,
                            const std::vector<std::size_t>& count, std::span<const double> values) {
+  // A scalar has no empty selection for the other ranks: rank 0 writes it alone.
+  const int id = prepare_write(name, start.empty() ? NC_INDEPENDENT : NC_COLLECTIVE);
   on_all("values of " + name, [&] {
-    const int id = variable_id(name);
-    if (const int status = end_definitions(file_)) return status;
-    if (start.empty()) { // a scalar has no empty selection: rank 0 writes it alone
-      if (const int status = nc_var_par_access(file_, id, NC_INDEPENDENT)) return status;
-      return comm_.rank() == 0 ? nc_put_var_double(file_, id, values.data()) : NC_NOERR;
-    }
-    if (const int status = nc_var_par_access(file_, id, NC_COLLECTIVE)) return status;
+    if (start.empty()) return comm_.rank() == 0 ? nc_put_var_double(file_, id, values.data()) : NC_NOERR;
     const std::vector<std::size_t> mine =
         comm_.rank() == 0 ? count : std::vector<std::size_t>(count.size(), 0);
     return nc_put_vara_double(file_, id, start.data(), mine.data(), values.data());
@@ -188,17 +190,18 @@ template <class T, class Put>
 void NcWriter::put_tile(const std::string& name, const std::vector<std::size_t>& start,
                         const std::vector<std::size_t>& count, const Rect& tile, std::span<const T> values,
                         Put put) {
+  // A write that fails inside MPI-IO may leave the other ranks waiting, so ask for room beforehand.
+  together(comm_, [&] {
+    const Guard guard(library_lock());
+    if (comm_.rank() == 0) require_room(part_, field_cells(file_, variable_id(name), count) * sizeof(T));
+  });
+  const int id = prepare_write(name, NC_COLLECTIVE);
   on_all("values of " + name, [&] {
-    const int id = variable_id(name);
-    // A write that fails inside MPI-IO may leave the other ranks waiting, so ask for room beforehand.
-    if (comm_.rank() == 0) require_room(part_, field_cells(file_, id, count) * sizeof(T));
     std::vector<std::size_t> from = start, size = count;
     from.push_back(static_cast<std::size_t>(tile.y0));
     from.push_back(static_cast<std::size_t>(tile.x0));
     size.push_back(static_cast<std::size_t>(tile.empty() ? 0 : tile.height()));
     size.push_back(static_cast<std::size_t>(tile.empty() ? 0 : tile.width()));
-    if (const int status = end_definitions(file_)) return status;
-    if (const int status = nc_var_par_access(file_, id, NC_COLLECTIVE)) return status;
     return put(file_, id, from.data(), size.data(), values.data());
   });
 }

@@ -159,6 +159,23 @@ TEST_F(NetcdfFile, RefusesAPlaceItCannotWriteTo) {
   EXPECT_THROW(NcWriter(world, folder + "/taken.nc"), Error);
 }
 
+TEST_F(NetcdfFile, RefusesToStartAWriteWithoutRoom) {
+  const std::string path = folder + "/vast.nc";
+  const std::size_t side = std::size_t{1} << 24; // a petabyte
+  const auto attempt = [&] {
+    NcWriter file(world, path);
+    file.add_dimension("lat", side);
+    file.add_dimension("lon", side);
+    file.add_field("tb", NcType::f32, {"lat", "lon"});
+    const Rect mine{world.rank(), world.rank() + 1, 0, 1};
+    file.write_tile("tb", {}, {}, mine, std::vector<float>{1.0F});
+  };
+  EXPECT_THROW(attempt(), Error);
+  world.barrier();
+  EXPECT_FALSE(fs::exists(path));
+  EXPECT_FALSE(fs::exists(path + ".part"));
+}
+
 TEST_F(NetcdfFile, LeavesNothingBehindOnAFullDisk) {
   // A limit on the size of files stands in for a full disk. On one rank alone: when a write fails inside
   // MPI-IO, Open MPI's collective write does not return on the other ranks (which is why the writer asks for

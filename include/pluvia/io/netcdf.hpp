@@ -111,6 +111,8 @@ private:
   template <class T, class Put>
   void put_tile(const std::string& name, const std::vector<std::size_t>& start,
                 const std::vector<std::size_t>& count, const Rect& tile, std::span<const T> values, Put put);
+  /// Ends the definitions, sets how ranks take part in the next write, and returns the variable's number.
+  int prepare_write(const std::string& name, int access);
   int variable_id(const std::string& name) const;
   int define(const std::string& name, NcType type, const std::vector<std::string>& dimensions);
   void close();
