@@ -89,6 +89,13 @@ refused "too many ranks" 2 "ranks" plan deck.yaml parallel.rows=50 parallel.cols
 check "more ranks than coarse cells" 2 "3 ranks cannot be laid out" \
   "$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" plan deck.yaml model.channels=16,16,16,16,16,16
 
+refused "no forecasts to verify" 3 "no forecasts" verify deck.yaml
+if "$PLUVIA" --help | grep -q '^  simulate'; then # a build with PETSc
+  refused "output that cannot be written" 2 "Not a directory" simulate deck.yaml simulate.output=deck.yaml/archive.nc
+  refused "a day that does not exist" 2 "2020-02-31" simulate deck.yaml simulate.from=2020-02-31
+  refused "a grid beyond the pole" 2 "latitude" simulate deck.yaml simulate.ny=5000
+fi
+
 # One rank fails on its own, the others come to the end, or wait for it in a collective for ever.
 mpi=("$MPIEXEC" --oversubscribe --bind-to none)
 check "one rank of three fails" 2 "rank 2: Unknown section" \
