@@ -36,22 +36,14 @@ struct Subcommand {
 /// The subcommands that read a configuration.
 std::vector<Subcommand> subcommands() {
   return {
-#if defined(PLUVIA_PETSC) && defined(PLUVIA_HAS_SIMULATE)
-    {"simulate", "Make a satellite and rain archive from a moist shallow-water simulation",
-     commands::simulate},
+#ifdef PLUVIA_PETSC
+      {"simulate", "Make a satellite and rain archive from a moist shallow-water simulation",
+       commands::simulate},
 #endif
-#ifdef PLUVIA_HAS_TRAIN
-        {"train", "Train a network on an archive", commands::train},
-#endif
-#ifdef PLUVIA_HAS_FORECAST
-        {"forecast", "Write probabilities of precipitation for each initial time", commands::forecast},
-#endif
-#ifdef PLUVIA_HAS_VERIFY
-        {"verify", "Score forecasts against the archive and reference forecasts", commands::verify},
-#endif
-#ifdef PLUVIA_HAS_PLAN
-        {"plan", "Show tiles, memory and messages of a run before it is queued", commands::plan},
-#endif
+      {"train", "Train a network on an archive", commands::train},
+      {"forecast", "Write probabilities of precipitation for each initial time", commands::forecast},
+      {"verify", "Score forecasts against the archive and reference forecasts", commands::verify},
+      {"plan", "Show tiles, memory and messages of a run before it is queued", commands::plan},
   };
 }
 
@@ -135,11 +127,9 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
   CLI::App* config = app.add_subcommand("config", "Show every key: type, default, unit, range and meaning");
   config->add_option("SECTION", argument, "one section, as in train");
   config->callback([&] { action = [&] { return commands::config(argument, log); }; });
-#ifdef PLUVIA_HAS_INFO
   CLI::App* info = app.add_subcommand("info", "Show what an archive, checkpoint or forecast holds");
   info->add_option("FILE", argument, "NetCDF or HDF5 file")->required();
   info->callback([&] { action = [&] { return commands::info(world, argument, log); }; });
-#endif
 
   try {
     app.parse(argc, argv);
