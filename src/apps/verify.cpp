@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <span>
 
 #include <glob.h>
 
@@ -114,15 +115,14 @@ void report(const Settings& settings, const Log& log, const ScoreTable& table, s
            "/scores.json and scores.csv");
 }
 
-/// A rectangle of f32 cut out of a larger one as classes.
-std::vector<std::int8_t> observed_classes(const std::vector<float>& amount, const Rect& held,
-                                          const Rect& tile, const std::vector<double>& thresholds) {
-  std::vector<std::int8_t> out;
-  out.reserve(static_cast<std::size_t>(tile.cells()));
-  for (Index y = tile.y0; y < tile.y1; ++y)
-    for (Index x = tile.x0; x < tile.x1; ++x)
-      out.push_back(static_cast<std::int8_t>(amount_class(
-          amount[static_cast<std::size_t>((y - held.y0) * held.width() + x - held.x0)], thresholds)));
+/// A part of a rectangle of values.
+template <class T> std::vector<T> crop(std::span<const T> values, const Rect& held, const Rect& part) {
+  std::vector<T> out;
+  out.reserve(static_cast<std::size_t>(part.cells()));
+  for (Index y = part.y0; y < part.y1; ++y) {
+    const auto row = values.begin() + ((y - held.y0) * held.width() + part.x0 - held.x0);
+    out.insert(out.end(), row, row + part.width());
+  }
   return out;
 }
 
@@ -170,8 +170,12 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
   const GridShape shape = choose_grid_shape(index.grid.ny(), index.grid.nx(), 1, world.size());
   const Tiling tiling(index.grid.ny(), index.grid.nx(), 1, shape.rows, shape.cols);
   const Rect tile = tiling.tile(world.rank(), 0);
-  ArchiveReader reader(index, Climatology::grown(tile, tiling.domain(0)),
-                       static_cast<std::size_t>(settings.data.cache_mib * 1024 * 1024));
+  // Neighbours enough for the climatology, the references and the fractions skill score.
+  static_assert(Climatology::smoothing_radius >= std::max(ReferenceInputs::reach, ScoreTable::reach));
+  const Rect held = Climatology::grown(tile, tiling.domain(0));
+  const auto thresholds = settings.target.thresholds_mm.size(),
+             cells = static_cast<std::size_t>(held.cells());
+  ArchiveReader reader(index, held, static_cast<std::size_t>(settings.data.cache_mib * 1024 * 1024));
   std::vector<float> area;
   const std::vector<float> rows = row_areas(index.grid);
   for (Index y = tile.y0; y < tile.y1; ++y)
@@ -198,23 +202,28 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
     for (std::size_t i = 0; i < products.size(); ++i) {
       const ProductInfo& info = products[i];
       observed.erase(observed.begin(), observed.lower_bound(info.init)); // files are in order of time
-      const std::vector<float> all = read_product(info, tile);
-      const std::size_t one = all.size() / info.leads_hours.size();
+      const std::vector<float> all = read_product(info, held);
       const ReferenceInputs inputs = reference_inputs(reader, rules, tile, info.init);
       for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead) {
         if (!scored(info.init, lead)) continue;
         const Time end = info.init + rule.leads[lead], hour = (end + 1800) / 3600 % 24;
         if (!observed.contains(end))
-          observed[end] = observed_classes(accumulate(reader, rain, end), reader.rect(), tile,
-                                           settings.target.thresholds_mm);
+          for (const float amount : accumulate(reader, rain, end))
+            observed[end].push_back(static_cast<std::int8_t>(amount_class(amount, rule.thresholds_mm)));
         if (!climate.contains(hour))
           climate[hour] = exceedance(climatology.probabilities(end), climatology.classes());
         std::vector<std::vector<float>> forecasts =
             references.forecast(static_cast<int>(lead), inputs, climate[hour]);
-        forecasts.insert(forecasts.begin(),
-                         std::vector<float>(all.begin() + static_cast<std::ptrdiff_t>(lead * one),
-                                            all.begin() + static_cast<std::ptrdiff_t>((lead + 1) * one)));
-        table.add(static_cast<int>(lead), end, forecasts, observed[end], area);
+        const std::span<const float> network =
+            std::span(all).subspan(lead * thresholds * cells, thresholds * cells);
+        std::vector<float> own;
+        for (std::size_t k = 0; k < thresholds; ++k) {
+          const std::vector<float> field = crop(network.subspan(k * cells, cells), held, tile);
+          own.insert(own.end(), field.begin(), field.end());
+        }
+        forecasts.insert(forecasts.begin(), std::move(own));
+        table.add(static_cast<int>(lead), end, forecasts, crop<std::int8_t>(observed[end], held, tile), area);
+        table.add_neighbourhoods(static_cast<int>(lead), end, network, observed[end], held, tile, area);
       }
       progress.update(static_cast<std::int64_t>(i + 1));
     }

@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <sstream>
 
 #include <nlohmann/json.hpp>
 
 #include "pluvia/core/error.hpp"
+#include "pluvia/verify/box_mean.hpp"
 #include "pluvia/verify/scores.hpp"
 
 namespace pluvia {
@@ -27,6 +29,17 @@ void ScoreCounts::add(const ScoreCounts& other, std::int64_t times) {
   square += times * other.square;
 }
 
+void FractionSums::add(const FractionSums& other, std::int64_t times) {
+  FixedSum FractionSums::*const parts[] = {&FractionSums::miss, &FractionSums::forecast,
+                                           &FractionSums::observed};
+  for (const auto part : parts) {
+    FixedSum term = other.*part;
+    term.carry();
+    (this->*part).add({times * term.high, times * term.low});
+    (this->*part).carry();
+  }
+}
+
 ScoreTable::ScoreTable(std::vector<std::string> systems, std::vector<double> leads_hours,
                        std::vector<double> thresholds_mm)
     : systems_(std::move(systems)), leads_(std::move(leads_hours)), thresholds_(std::move(thresholds_mm)),
@@ -40,8 +53,9 @@ std::size_t ScoreTable::at(int system, int lead, int threshold) const {
 
 ScoreTable::Day& ScoreTable::day(Time at) {
   return days_
-      .try_emplace(
-          at, Day{std::vector<std::int64_t>(leads_.size()), std::vector<ScoreCounts>(histograms_.size())})
+      .try_emplace(at,
+                   Day{std::vector<std::int64_t>(leads_.size()), std::vector<ScoreCounts>(histograms_.size()),
+                       std::vector<FractionSums>(leads_.size() * thresholds_.size() * widths.size())})
       .first->second;
 }
 
@@ -82,6 +96,37 @@ void ScoreTable::add(int lead, Time window_end, std::span<const std::vector<floa
     }
 }
 
+void ScoreTable::add_neighbourhoods(int lead, Time window_end, std::span<const float> forecast,
+                                    std::span<const std::int8_t> observed, const Rect& held, const Rect& tile,
+                                    std::span<const float> area) {
+  Day& into = day(midnight(window_end - 1));
+  const std::size_t cells = observed.size();
+  for (std::size_t k = 0; k < thresholds_.size(); ++k) {
+    std::vector<float> probability(forecast.begin() + static_cast<std::ptrdiff_t>(k * cells),
+                                   forecast.begin() + static_cast<std::ptrdiff_t>((k + 1) * cells)),
+        event(cells);
+    for (std::size_t cell = 0; cell < cells; ++cell) {
+      event[cell] = observed[cell] > static_cast<int>(k) ? 1.0F : 0.0F;
+      if (observed[cell] < 0 || std::isnan(probability[cell]))
+        probability[cell] = event[cell] = std::numeric_limits<float>::quiet_NaN();
+    }
+    for (std::size_t w = 0; w < widths.size(); ++w) {
+      const std::vector<float> f = box_mean(probability, held, tile, widths[w]),
+                               o = box_mean(event, held, tile, widths[w]);
+      FractionSums& sums =
+          into.fractions[(static_cast<std::size_t>(lead) * thresholds_.size() + k) * widths.size() + w];
+      for (std::size_t cell = 0; cell < f.size(); ++cell) {
+        if (std::isnan(f[cell])) continue;
+        const double weight = area[cell], a = f[cell], b = o[cell];
+        sums.miss.add(weight * (a - b) * (a - b));
+        sums.forecast.add(weight * a * a);
+        sums.observed.add(weight * b * b);
+      }
+      sums.miss.carry(), sums.forecast.carry(), sums.observed.carry();
+    }
+  }
+}
+
 void ScoreTable::reduce(const Communicator& comm) {
   // Ranks may have seen different days: all get all of them before sums are exchanged.
   std::ostringstream own;
@@ -98,6 +143,12 @@ void ScoreTable::reduce(const Communicator& comm) {
       sums.push_back(c.square);
     }
     comm.all_reduce(sums, Reduce::sum);
+    std::vector<FixedSum> fractions;
+    for (const FractionSums& f : day.fractions)
+      fractions.insert(fractions.end(), {f.miss, f.forecast, f.observed});
+    all_reduce(comm, fractions);
+    for (std::size_t i = 0; i < day.fractions.size(); ++i)
+      day.fractions[i] = {fractions[3 * i], fractions[3 * i + 1], fractions[3 * i + 2]};
     auto next = sums.cbegin();
     for (std::int64_t& n : day.n_valid) n = *next++;
     for (ScoreCounts& c : day.counts) {
@@ -120,6 +171,7 @@ void ScoreTable::merge(const ScoreTable& other) {
     Day& mine = day(at);
     for (std::size_t i = 0; i < mine.n_valid.size(); ++i) mine.n_valid[i] += theirs.n_valid[i];
     for (std::size_t i = 0; i < mine.counts.size(); ++i) mine.counts[i].add(theirs.counts[i]);
+    for (std::size_t i = 0; i < mine.fractions.size(); ++i) mine.fractions[i].add(theirs.fractions[i]);
   }
   for (std::size_t i = 0; i < histograms_.size(); ++i)
     for (std::size_t v = 0; v < ForecastHistogram::values; ++v) {
@@ -136,6 +188,13 @@ std::vector<Time> ScoreTable::days() const {
 
 const ScoreCounts& ScoreTable::of_day(Time day, int system, int lead, int threshold) const {
   return days_.at(day).counts[at(system, lead, threshold)];
+}
+
+const FractionSums& ScoreTable::fractions_of_day(Time day, int lead, int threshold, int width) const {
+  return days_.at(day)
+      .fractions[(static_cast<std::size_t>(lead) * thresholds_.size() + static_cast<std::size_t>(threshold)) *
+                     widths.size() +
+                 static_cast<std::size_t>(width)];
 }
 
 const ForecastHistogram& ScoreTable::histogram(int system, int lead, int threshold) const {
@@ -155,7 +214,12 @@ std::string ScoreTable::to_json() const {
     nlohmann::json counts = nlohmann::json::array();
     for (const ScoreCounts& c : day.counts)
       counts.push_back({{"weight", c.weight}, {"events", c.events}, {"square", c.square}});
-    out["days"].push_back({{"day", format_time(at)}, {"n_valid", day.n_valid}, {"counts", counts}});
+    nlohmann::json fractions = nlohmann::json::array(); // limbs, so that they merge exactly
+    for (const FractionSums& f : day.fractions)
+      fractions.push_back(
+          {f.miss.high, f.miss.low, f.forecast.high, f.forecast.low, f.observed.high, f.observed.low});
+    out["days"].push_back(
+        {{"day", format_time(at)}, {"n_valid", day.n_valid}, {"counts", counts}, {"fractions", fractions}});
   }
   // Most of the thousand values are never forecast: only those that are, as [thousandths, weight, events].
   out["histograms"] = nlohmann::json::array();
@@ -183,6 +247,11 @@ ScoreTable ScoreTable::from_json(const std::string& text) {
           day.counts[i].events[b] = counts.at("events").at(b);
         }
         day.counts[i].square = counts.at("square");
+      }
+      for (std::size_t i = 0; i < day.fractions.size(); ++i) {
+        const std::vector<std::int64_t> limbs = one.at("fractions").at(i);
+        day.fractions[i] = {
+            {limbs.at(0), limbs.at(1)}, {limbs.at(2), limbs.at(3)}, {limbs.at(4), limbs.at(5)}};
       }
     }
     for (std::size_t i = 0; i < out.histograms_.size(); ++i)

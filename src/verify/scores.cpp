@@ -45,9 +45,16 @@ std::string upper_case(std::string text) {
   return text;
 }
 
+/// What a draw of days adds up to.
+struct DaySums {
+  std::vector<ScoreCounts> counts;     // [systems x leads x thresholds]
+  std::vector<FractionSums> fractions; // [leads x thresholds x widths]
+};
+
 /// Scores that follow from sums over days, in a fixed order, for one draw of days.
-std::vector<double> day_scores(const ScoreTable& table, const std::vector<ScoreCounts>& counts,
+std::vector<double> day_scores(const ScoreTable& table, const DaySums& sums_of_days,
                                std::vector<Score>* labels) {
+  const std::vector<ScoreCounts>& counts = sums_of_days.counts;
   const int systems = static_cast<int>(table.systems().size()),
             leads = static_cast<int>(table.leads_hours().size()),
             thresholds = static_cast<int>(table.thresholds_mm().size());
@@ -94,6 +101,12 @@ std::vector<double> day_scores(const ScoreTable& table, const std::vector<ScoreC
         put(s, l, k, "CSI_P050", csi(t));
         put(s, l, k, "FBIAS_P050", fbias(t));
         put(s, l, k, "GSS_P050", gss(t));
+        for (std::size_t w = 0; s == 0 && w < ScoreTable::widths.size(); ++w)
+          put(s, l, k, "FSS_W" + std::to_string(100 + ScoreTable::widths[w]).substr(1),
+              fractions_skill(sums_of_days.fractions[static_cast<std::size_t>(l * thresholds + k) *
+                                                         ScoreTable::widths.size() +
+                                                     w]));
+        if (s == 0) put(s, l, k, "UFSS", 0.5 + ratio(sums.events, sums.weight) / 2);
       }
       put(s, l, -1, "CRPS", crps(s, l));
       if (s != climatology && climatology < systems)
@@ -136,6 +149,10 @@ void add_histogram_scores(const ScoreTable& table, std::vector<Score>& out) {
 
 double brier(const ScoreCounts& c) {
   return ratio(static_cast<double>(c.square) * 1e-6, totals(c).weight);
+}
+
+double fractions_skill(const FractionSums& sums) {
+  return 1 - ratio(sums.miss.value(), sums.forecast.value() + sums.observed.value());
 }
 
 MurphyPartition murphy_partition(const ScoreCounts& c) {
@@ -218,15 +235,21 @@ std::vector<double> crps_widths(const std::vector<double>& thresholds_mm) {
 std::vector<Score> all_scores(const ScoreTable& table, int resamples) {
   const std::vector<Time> days = table.days();
   const auto combine = [&](const std::vector<std::int64_t>& times) {
-    std::vector<ScoreCounts> sums;
+    DaySums sums;
+    const auto ints = [](std::size_t i) { return static_cast<int>(i); };
     for (std::size_t s = 0; s < table.systems().size(); ++s)
       for (std::size_t l = 0; l < table.leads_hours().size(); ++l)
         for (std::size_t k = 0; k < table.thresholds_mm().size(); ++k) {
-          ScoreCounts& sum = sums.emplace_back();
+          ScoreCounts& sum = sums.counts.emplace_back();
           for (std::size_t d = 0; d < days.size(); ++d)
-            if (times[d] != 0)
-              sum.add(table.of_day(days[d], static_cast<int>(s), static_cast<int>(l), static_cast<int>(k)),
-                      times[d]);
+            if (times[d] != 0) sum.add(table.of_day(days[d], ints(s), ints(l), ints(k)), times[d]);
+        }
+    for (std::size_t l = 0; l < table.leads_hours().size(); ++l)
+      for (std::size_t k = 0; k < table.thresholds_mm().size(); ++k)
+        for (std::size_t w = 0; w < ScoreTable::widths.size(); ++w) {
+          FractionSums& sum = sums.fractions.emplace_back();
+          for (std::size_t d = 0; d < days.size(); ++d)
+            if (times[d] != 0) sum.add(table.fractions_of_day(days[d], ints(l), ints(k), ints(w)), times[d]);
         }
     return sums;
   };

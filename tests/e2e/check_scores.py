@@ -64,6 +64,20 @@ def climatology(end):
     return np.stack([p[k + 1 :].sum(axis=0) for k in range(3)])
 
 
+def box(field, width):
+    half = width // 2
+    known = np.isfinite(field)
+    total, number = np.zeros((ny, nx)), np.zeros((ny, nx))
+    padded = np.pad(np.where(known, field, 0), half)
+    padded_known = np.pad(known.astype(float), half)
+    for i in range(width):
+        for j in range(width):
+            total += padded[i : i + ny, j : j + nx]
+            number += padded_known[i : i + ny, j : j + nx]
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+fractions = {}
 rows = {(s, h, k): [] for s in ("pluvia", "climatology", "persistence") for h in leads for k in range(3)}
 for path in sorted(glob.glob(os.path.join(folder, "forecasts", "*.nc"))):
     with netCDF4.Dataset(path) as file:
@@ -77,6 +91,12 @@ for path in sorted(glob.glob(os.path.join(folder, "forecasts", "*.nc"))):
         seen, climate = classes(end), climatology(end)
         valid = (seen >= 0) & np.isfinite(forecast[i]).all(axis=0)
         for k in range(3):
+            known = (seen >= 0) & np.isfinite(forecast[i, k])
+            for width in (5, 13, 25):
+                f, o = (box(np.where(known, field, np.nan), width) for field in (forecast[i, k], (seen > k).astype(float)))
+                a = np.cos(np.radians(lat))[:, None] * np.isfinite(f)
+                sums = [np.nansum(a * part) for part in ((f - o) ** 2, f**2, o**2)]
+                fractions[lead, k, width] = np.add(fractions.get((lead, k, width), 0), sums)
             outcome = (seen > k)[valid].astype(float)
             last = np.where(before >= 0, (before > k).astype(float), climate[k])
             for system, p in (("pluvia", forecast[i, k]), ("climatology", climate[k]), ("persistence", last)):
@@ -137,6 +157,9 @@ for (system, lead, k), parts in rows.items():
         acts = p >= 0.2
         expense = 0.2 * (w * acts).sum() + (w * ~acts * o).sum()
         check("ECLV_A200", (min(0.2, base) - expense) / (min(0.2, base) - 0.2 * base))
+for (lead, k, width), (miss, f, o) in fractions.items():
+    name = f"FSS_W{width:02d}"
+    compare(f"{lead} {k} {name}", told["pluvia", float(lead), float(thresholds[k]), name]["value"], 1 - miss / (f + o), 1e-6)
 for lead in leads:
     for k in range(3):
         tag = ("pluvia", float(lead), float(thresholds[k]))

@@ -8,6 +8,7 @@
 #include "pluvia/core/random.hpp"
 #include "pluvia/io/cf_grid.hpp"
 #include "pluvia/io/netcdf.hpp"
+#include "pluvia/verify/box_mean.hpp"
 #include "scratch.hpp"
 
 using namespace pluvia;

@@ -128,6 +128,41 @@ TEST(Scores, MurphysPartitionAddsUpAndRocIsTheMannWhitneyStatistic) {
   EXPECT_NEAR(roc_area(table.histogram(1, 0, 0)), 0.5, 1e-12);
 }
 
+TEST(Scores, FractionsForgiveSmallDisplacements) {
+  // One wet cell, forecast with certainty three cells beside where it falls.
+  const Communicator world(MPI_COMM_WORLD);
+  const Rect domain{0, 71, 0, 71};
+  std::vector<float> forecast(71 * 71, 0.0F);
+  std::vector<std::int8_t> observed(71 * 71, 0);
+  forecast[35 * 71 + 35] = 1;
+  observed[35 * 71 + 38] = 1;
+  const auto table_of = [&](const Rect& tile) {
+    const Rect held = intersect(domain, {tile.y0 - ScoreTable::reach, tile.y1 + ScoreTable::reach,
+                                         tile.x0 - ScoreTable::reach, tile.x1 + ScoreTable::reach});
+    std::vector<float> p;
+    std::vector<std::int8_t> o;
+    for (Index y = held.y0; y < held.y1; ++y)
+      for (Index x = held.x0; x < held.x1; ++x) {
+        p.push_back(forecast[static_cast<std::size_t>(y * 71 + x)]);
+        o.push_back(observed[static_cast<std::size_t>(y * 71 + x)]);
+      }
+    ScoreTable table({"pluvia"}, {6}, {1});
+    table.add_neighbourhoods(0, day, p, o, held, tile,
+                             std::vector<float>(static_cast<std::size_t>(tile.cells()), 1));
+    return table;
+  };
+  const ScoreTable whole = table_of(domain);
+  const auto skill = [&](int width) { return fractions_skill(whole.fractions_of_day(0, 0, 0, width)); };
+  // Boxes of n x n shifted by 3 share n (n - 3) cells: FSS = (n - 3) / n, up to the rounding of sums.
+  EXPECT_NEAR(skill(0), 2.0 / 5, 1e-5);
+  EXPECT_NEAR(skill(1), 10.0 / 13, 1e-5);
+  EXPECT_NEAR(skill(2), 22.0 / 25, 1e-4);
+  const GridShape shape = choose_grid_shape(71, 71, 1, world.size());
+  ScoreTable mine = table_of(Tiling(71, 71, 1, shape.rows, shape.cols).tile(world.rank(), 0));
+  mine.reduce(world);
+  EXPECT_EQ(mine.to_json(), whole.to_json());
+}
+
 TEST(Scores, PartialResultsMergeExactly) {
   const Communicator world(MPI_COMM_WORLD);
   const ScoreTable whole = random_table(5, [](int, int) { return true; });

@@ -45,10 +45,6 @@ struct ReferenceInputs {
 ReferenceInputs reference_inputs(ArchiveReader& reader, const ReferenceRules& rules, const Rect& tile,
                                  Time init);
 
-/// Mean over the known cells of the box of `width` x `width` cells around each cell of the tile, clipped to
-/// `held`; NaN where none is known. `field`: [held.height x held.width]. Local.
-std::vector<float> box_mean(std::span<const float> field, const Rect& held, const Rect& tile, int width);
-
 /// Frequency of each class after each persisted class, per lead.
 struct PersistenceTable {
   int leads = 0, classes = 0;

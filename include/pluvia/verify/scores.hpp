@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -7,6 +8,8 @@
 #include <vector>
 
 #include "pluvia/comm/communicator.hpp"
+#include "pluvia/comm/fixed_sum.hpp"
+#include "pluvia/comm/tiling.hpp"
 #include "pluvia/io/time.hpp"
 
 namespace pluvia {
@@ -31,9 +34,22 @@ struct ForecastHistogram {
   bool operator==(const ForecastHistogram&) const = default;
 };
 
+/// Sums of the fractions skill score of one neighbourhood width (Roberts and Lean 2008, Mon. Weather Rev.
+/// 136): f = mean forecast probability, o = share of cells with the event, both over the box around a cell;
+/// weights = areas.
+struct FractionSums {
+  FixedSum miss, forecast, observed; ///< (f - o)^2, f^2, o^2
+
+  void add(const FractionSums& other, std::int64_t times = 1);
+  bool operator==(const FractionSums&) const = default;
+};
+
 /// Counts by day for one or more forecast systems on the same cells and times, per lead and threshold.
 class ScoreTable {
 public:
+  static constexpr std::array<int, 3> widths{5, 13, 25}; ///< of neighbourhoods [cells]
+  static constexpr int reach = 12;                       ///< cells around a tile that they need
+
   /// System 0 is the one under test; the others are its references, "climatology" among them.
   ScoreTable(std::vector<std::string> systems, std::vector<double> leads_hours,
              std::vector<double> thresholds_mm);
@@ -44,6 +60,12 @@ public:
   /// cells. The day is that of the window's end less one second. Local.
   void add(int lead, Time window_end, std::span<const std::vector<float>> forecasts,
            std::span<const std::int8_t> observed, std::span<const float> area);
+  /// Adds the neighbourhoods of system 0 alone. Its forecasts [thresholds x height x width] and the observed
+  /// classes cover `held`, the tile with half the widest box more on every side, as far as the domain goes;
+  /// `area`: of the tile's cells. A cell without forecast or observation is left out of every box. Local.
+  void add_neighbourhoods(int lead, Time window_end, std::span<const float> forecast,
+                          std::span<const std::int8_t> observed, const Rect& held, const Rect& tile,
+                          std::span<const float> area);
   /// Sums over ranks: the same on any number of them. Collective.
   void reduce(const Communicator& comm);
   /// Adds another table of the same systems, leads and thresholds. Throws a data Error when it is of others.
@@ -54,6 +76,7 @@ public:
   const std::vector<double>& thresholds_mm() const { return thresholds_; }
   std::vector<Time> days() const; ///< midnights
   const ScoreCounts& of_day(Time day, int system, int lead, int threshold) const;
+  const FractionSums& fractions_of_day(Time day, int lead, int threshold, int width) const;
   const ForecastHistogram& histogram(int system, int lead, int threshold) const;
   /// Valid cells times forecasts of a lead, not weighted.
   std::int64_t n_valid(int lead) const;
@@ -65,8 +88,9 @@ public:
 
 private:
   struct Day {
-    std::vector<std::int64_t> n_valid; // by lead
-    std::vector<ScoreCounts> counts;   // [systems x leads x thresholds]
+    std::vector<std::int64_t> n_valid;   // by lead
+    std::vector<ScoreCounts> counts;     // [systems x leads x thresholds]
+    std::vector<FractionSums> fractions; // [leads x thresholds x widths]
     bool operator==(const Day&) const = default;
   };
   Day& day(Time midnight);
@@ -92,6 +116,8 @@ struct Score {
 
 /// Brier score: sum w (f - o)^2 / N (Brier 1950, Mon. Weather Rev. 78).
 double brier(const ScoreCounts& c);
+/// Fractions skill score 1 - sum (f - o)^2 / (sum f^2 + sum o^2).
+double fractions_skill(const FractionSums& sums);
 /// Murphy's partition over the bins with their midpoints as forecasts, as MET prints it (Murphy 1973, J.
 /// Appl. Meteorol. 12): brier = reliability - resolution + uncertainty.
 struct MurphyPartition {
@@ -129,8 +155,10 @@ std::vector<double> crps_widths(const std::vector<double>& thresholds_mm);
 /// BSS_SMPL = (RESOLUTION - RELIABILITY) / UNCERTAINTY, BSS_<REFERENCE> for each other reference, ROC_AUC,
 /// PODY, FAR, CSI, FBIAS, GSS with suffix _P050 (f >= 0.5) and _PBEST (f >= P_BEST, the probability of
 /// highest CSI), ECLV_Annn (cost / loss = 0.nnn), and per lead CRPS [mm] and CRPSS (against climatology).
-/// Resamples whole days (`resamples` times, the same draws for all systems: differences are paired); no
-/// intervals from fewer than 4 days.
+/// The system under test alone has FSS_Wnn, the fractions skill score of nn x nn cells, and UFSS = 1/2 +
+/// BASER / 2, what a uniform forecast of the base rate would reach at the smallest useful scale. Resamples
+/// whole days (`resamples` times, the same draws for all systems: differences are paired); no intervals from
+/// fewer than 4 days.
 std::vector<Score> all_scores(const ScoreTable& table, int resamples = 1000);
 
 } // namespace pluvia
