@@ -12,8 +12,6 @@
 namespace pluvia {
 
 namespace {
-using Guard = std::scoped_lock<std::recursive_mutex>;
-
 /// Owns one HDF5 identifier and closes it with `close`.
 class Handle {
 public:
@@ -68,7 +66,7 @@ Handle memory_space(const Hyperslab& box, std::size_t values) {
 } // namespace
 
 H5File H5File::create(const Communicator& comm, const std::string& path) {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const Handle access = file_access(&comm, path);
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "Cannot create " + path);
   require(H5Pset_userblock(creation, user_block), "Cannot create " + path);
@@ -78,14 +76,14 @@ H5File H5File::create(const Communicator& comm, const std::string& path) {
 }
 
 H5File H5File::open(const Communicator& comm, const std::string& path) {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, file_access(&comm, path));
   require(static_cast<herr_t>(file < 0 ? -1 : 0), "Cannot open " + path);
   return {path, file, Access::collective, comm.rank()};
 }
 
 H5File H5File::open_alone(const std::string& path) {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, file_access(nullptr, path));
   require(static_cast<herr_t>(file < 0 ? -1 : 0), "Cannot open " + path);
   return {path, file, Access::local, 0};
@@ -93,7 +91,7 @@ H5File H5File::open_alone(const std::string& path) {
 
 H5File::~H5File() {
   if (file_ < 0) return;
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   H5Fclose(file_);
 }
 
@@ -110,7 +108,7 @@ H5File& H5File::operator=(H5File&& other) noexcept {
 }
 
 void H5File::close() {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   require(H5Fclose(std::exchange(file_, -1)), "Cannot finish " + path_);
 }
 
@@ -136,7 +134,7 @@ Handle create_dataset(hid_t file, const std::string& path, const std::string& na
 
 void H5File::write(const std::string& name, const std::vector<std::int64_t>& extents, const Hyperslab& box,
                    std::span<const float> values) {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const Handle space(extents.empty()
                          ? H5Screate(H5S_SCALAR)
                          : H5Screate_simple(static_cast<int>(extents.size()), sizes(extents).data(), nullptr),
@@ -150,7 +148,7 @@ void H5File::write(const std::string& name, const std::vector<std::int64_t>& ext
 }
 
 void H5File::write_text(const std::string& name, const std::string& text) {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const std::array<hsize_t, 1> length{text.size()};
   const Handle space(H5Screate_simple(1, length.data(), nullptr), H5Sclose, "Cannot write " + path_);
   const Handle data = create_dataset(file_, path_, name, H5T_STD_U8LE, space);
@@ -164,7 +162,7 @@ void H5File::write_text(const std::string& name, const std::string& text) {
 }
 
 std::vector<std::string> H5File::names(const std::string& group) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   std::vector<std::string> out;
   if (H5Lexists(file_, group.c_str(), H5P_DEFAULT) <= 0) return out;
   const auto collect = [](hid_t, const char* name, const H5O_info_t* info, void* list) -> herr_t {
@@ -178,7 +176,7 @@ std::vector<std::string> H5File::names(const std::string& group) const {
 }
 
 std::vector<std::int64_t> H5File::extents(const std::string& name) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const Handle data(H5Dopen2(file_, name.c_str(), H5P_DEFAULT), H5Dclose, path_ + " has no array " + name);
   const Handle space(H5Dget_space(data), H5Sclose, "Cannot read " + name + " of " + path_);
   std::vector<hsize_t> out(static_cast<std::size_t>(std::max(0, H5Sget_simple_extent_ndims(space))));
@@ -187,7 +185,7 @@ std::vector<std::int64_t> H5File::extents(const std::string& name) const {
 }
 
 void H5File::read(const std::string& name, const Hyperslab& box, std::span<float> out) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const Handle data(H5Dopen2(file_, name.c_str(), H5P_DEFAULT), H5Dclose, path_ + " has no array " + name);
   const Handle space(H5Dget_space(data), H5Sclose, "Cannot read " + name + " of " + path_);
   const Handle memory = memory_space(box, out.size());
@@ -198,7 +196,7 @@ void H5File::read(const std::string& name, const Hyperslab& box, std::span<float
 
 std::string H5File::read_text(const std::string& name) const {
   const auto length = extents(name);
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const Handle data(H5Dopen2(file_, name.c_str(), H5P_DEFAULT), H5Dclose, path_ + " has no text " + name);
   std::string out(static_cast<std::size_t>(length.empty() ? 0 : length[0]), '\0');
   require(

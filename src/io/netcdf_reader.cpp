@@ -15,8 +15,6 @@
 namespace pluvia {
 
 namespace {
-using Guard = std::scoped_lock<std::recursive_mutex>;
-
 bool is_floating(nc_type type) {
   return type == NC_FLOAT || type == NC_DOUBLE;
 }
@@ -113,13 +111,13 @@ NcReader::NcReader(const std::string& path) : path_(path) {
     std::fclose(probe);
   else
     fail(ExitCode::usage, "Cannot open " + path, std::strerror(errno), "Check the name and its permissions.");
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   check(nc_open(path.c_str(), NC_NOWRITE, &file_), "cannot be opened as NetCDF");
 }
 
 NcReader::~NcReader() {
   if (file_ < 0) return;
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   nc_close(file_);
 }
 
@@ -146,13 +144,13 @@ int NcReader::variable_id(const std::string& name) const {
 }
 
 bool NcReader::has(const std::string& variable) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   int id = 0;
   return nc_inq_varid(file_, variable.c_str(), &id) == NC_NOERR;
 }
 
 NcVariable NcReader::variable(const std::string& name) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const int id = variable_id(name);
   int rank = 0;
   int dimensions[NC_MAX_VAR_DIMS];
@@ -169,7 +167,7 @@ NcVariable NcReader::variable(const std::string& name) const {
 }
 
 std::vector<NcVariable> NcReader::variables() const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   int count = 0;
   check(nc_inq_nvars(file_, &count), "cannot be listed");
   std::vector<NcVariable> out;
@@ -182,7 +180,7 @@ std::vector<NcVariable> NcReader::variables() const {
 }
 
 std::vector<std::string> NcReader::attributes(const std::string& variable) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const int id = variable_id(variable);
   int count = 0;
   check(nc_inq_varnatts(file_, id, &count), "cannot be listed");
@@ -196,7 +194,7 @@ std::vector<std::string> NcReader::attributes(const std::string& variable) const
 }
 
 std::string NcReader::text(const std::string& variable, const std::string& attribute) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const int id = variable_id(variable);
   nc_type type = NC_NAT;
   std::size_t length = 0;
@@ -217,7 +215,7 @@ std::string NcReader::text(const std::string& variable, const std::string& attri
 }
 
 std::vector<double> NcReader::numbers(const std::string& variable, const std::string& attribute) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const int id = variable_id(variable);
   nc_type type = NC_NAT;
   std::size_t length = 0;
@@ -235,7 +233,7 @@ void NcReader::read_doubles(int id, const std::vector<std::size_t>& start,
 }
 
 std::vector<double> NcReader::values(const std::string& name) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const NcVariable description = variable(name);
   std::size_t size = 1;
   for (std::size_t extent : description.extents) size *= extent;
@@ -250,7 +248,7 @@ std::vector<double> NcReader::values(const std::string& name) const {
 
 void NcReader::read(const std::string& name, const std::vector<std::size_t>& start,
                     const std::vector<std::size_t>& count, std::span<float> out) const {
-  const Guard guard(library_lock());
+  const LibraryGuard guard(library_lock());
   const int id = variable_id(name);
   const Packing packing = packing_of(*this, file_, id, name);
   nc_type type = NC_NAT;

@@ -15,8 +15,6 @@
 namespace pluvia {
 
 namespace {
-using Guard = std::scoped_lock<std::recursive_mutex>;
-
 nc_type raw(NcType type) {
   switch (type) {
   case NcType::i8:
@@ -32,6 +30,13 @@ nc_type raw(NcType type) {
   default:
     return NC_DOUBLE;
   }
+}
+
+/// The side of equal chunks of at most chunk_cells, so that little of the last one lies outside the grid.
+std::size_t chunk_side(std::size_t extent) {
+  const auto most = static_cast<std::size_t>(NcWriter::chunk_cells);
+  const std::size_t chunks = std::max<std::size_t>(1, (extent + most - 1) / most);
+  return std::max<std::size_t>(1, (extent + chunks - 1) / chunks);
 }
 
 /// Cells of a write of `count` leading slices of whole fields.
@@ -52,7 +57,7 @@ std::size_t field_cells(int file, int id, const std::vector<std::size_t>& count)
 /// Every call is agreed on, so that no rank goes on into the next collective after another one failed.
 template <class Body> void NcWriter::on_all(const std::string& what, Body&& body) {
   together(comm_, [&] {
-    const Guard guard(library_lock());
+    const LibraryGuard guard(library_lock());
     const int status = body();
     if (status != NC_NOERR)
       fail(ExitCode::failed, "Cannot write " + path_, what + ": " + nc_strerror(status),
@@ -81,7 +86,7 @@ NcWriter::~NcWriter() {
 
 void NcWriter::close() {
   if (file_ >= 0) {
-    const Guard guard(library_lock());
+    const LibraryGuard guard(library_lock());
     nc_abort(std::exchange(file_, -1)); // unlike nc_close it does not first create what was only defined
   }
   if (!part_.empty() && comm_.rank() == 0) std::remove(part_.c_str());
@@ -125,7 +130,7 @@ void NcWriter::add_field(const std::string& name, NcType type, const std::vector
       std::size_t extent = 0;
       if (const int status = nc_inq_dimid(file_, dimensions[d].c_str(), &dimension)) return status;
       if (const int status = nc_inq_dimlen(file_, dimension, &extent)) return status;
-      chunks[d] = std::min(extent, static_cast<std::size_t>(chunk_cells));
+      chunks[d] = chunk_side(extent);
     }
     if (const int status = nc_def_var_chunking(file_, id, NC_CHUNKED, chunks.data())) return status;
     if (const int status = nc_def_var_deflate(file_, id, NC_SHUFFLE, 1, 1)) return status;
@@ -192,7 +197,7 @@ void NcWriter::put_tile(const std::string& name, const std::vector<std::size_t>&
                         Put put) {
   // A write that fails inside MPI-IO may leave the other ranks waiting, so ask for room beforehand.
   together(comm_, [&] {
-    const Guard guard(library_lock());
+    const LibraryGuard guard(library_lock());
     if (comm_.rank() == 0) require_room(part_, field_cells(file_, variable_id(name), count) * sizeof(T));
   });
   const int id = prepare_write(name, NC_COLLECTIVE);

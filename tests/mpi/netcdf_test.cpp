@@ -1,11 +1,13 @@
 // A file written by any number of ranks reads back as the same grid, times and fields.
 #include "pluvia/io/netcdf.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <limits>
 #include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -108,6 +110,46 @@ TEST_F(NetcdfFile, ReadsBackWhatAllRanksWrote) {
           << t << " " << i;
   }
   for (double v : file.values("mask")) ASSERT_EQ(v, 7);
+}
+
+TEST_F(NetcdfFile, AnotherThreadReadsWhileAllRanksWrite) {
+  const Grid grid = latlon(64, 96);
+  const Rect mine = tile(64, 96);
+  const auto write = [&](const std::string& path) {
+    NcWriter file(world, path);
+    write_grid(file, grid);
+    write_time_axis(file, NcWriter::unlimited, "time");
+    file.add_field("tb", NcType::f32, {"time", "lat", "lon"});
+    for (long t = 0; t < 8; ++t) {
+      write_time(file, static_cast<std::size_t>(t), 3600 * t);
+      file.write_tile("tb", {static_cast<std::size_t>(t)}, {1}, mine, field_tile(t, mine));
+    }
+    file.commit();
+  };
+  write(folder + "/before.nc");
+  std::atomic<bool> writing{true};
+  std::atomic<int> read{0}, wrong{0};
+  std::thread prefetch([&] {
+    while (writing || read == 0) {
+      const NcReader file(folder + "/before.nc");
+      for (long t = 0; t < 8; ++t, ++read) {
+        std::vector<float> values(static_cast<std::size_t>(mine.cells()));
+        file.read("tb",
+                  {static_cast<std::size_t>(t), static_cast<std::size_t>(mine.y0),
+                   static_cast<std::size_t>(mine.x0)},
+                  {1, static_cast<std::size_t>(mine.height()), static_cast<std::size_t>(mine.width())},
+                  values);
+        const std::vector<float> expected = field_tile(t, mine);
+        for (std::size_t i = 0; i < values.size(); ++i)
+          if (values[i] != expected[i] && !std::isnan(expected[i])) ++wrong;
+      }
+    }
+  });
+  write(folder + "/during.nc");
+  writing = false;
+  prefetch.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GE(read, 8);
 }
 
 TEST_F(NetcdfFile, KeepsAProjection) {

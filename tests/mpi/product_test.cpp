@@ -5,8 +5,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
+#include <map>
 
 #include <gtest/gtest.h>
+#include <hdf5.h>
 
 #include "pluvia/io/netcdf.hpp"
 #include "scratch.hpp"
@@ -102,6 +104,29 @@ void expect_same(const std::string& a_path, const std::string& b_path) {
   }
 }
 
+/// The bytes of every chunk of a variable as they are stored, after shuffling and compression.
+std::map<std::vector<hsize_t>, std::vector<unsigned char>> stored_chunks(const std::string& path,
+                                                                         const char* variable, int rank) {
+  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  const hid_t data = H5Dopen2(file, variable, H5P_DEFAULT), space = H5Dget_space(data);
+  hsize_t count = 0;
+  H5Dget_num_chunks(data, space, &count);
+  std::map<std::vector<hsize_t>, std::vector<unsigned char>> out;
+  for (hsize_t i = 0; i < count; ++i) {
+    std::vector<hsize_t> at(static_cast<std::size_t>(rank));
+    hsize_t size = 0;
+    std::uint32_t mask = 0;
+    H5Dget_chunk_info(data, space, i, at.data(), nullptr, nullptr, &size);
+    std::vector<unsigned char> bytes(size);
+    H5Dread_chunk(data, H5P_DEFAULT, at.data(), &mask, bytes.data());
+    out.emplace(at, std::move(bytes));
+  }
+  H5Sclose(space);
+  H5Dclose(data);
+  H5Fclose(file);
+  return out;
+}
+
 } // namespace
 
 TEST_F(Product, HoldsTheSameDataWhateverTheRankCount) {
@@ -113,6 +138,26 @@ TEST_F(Product, HoldsTheSameDataWhateverTheRankCount) {
     write_product(alone, one, h, init, tile_of(h, {0, ny, 0, nx}, true));
     expect_same(many, one);
   }
+}
+
+TEST_F(Product, StoresTheSameBytesWhateverTheRankCount) {
+  ProductHeader h = header();
+  h.grid.x.clear(); // three chunks wide, the last one reaching beyond the grid
+  const Index wide = 1031;
+  for (Index i = 0; i < wide; ++i) h.grid.x.push_back(-90 + 0.05 * static_cast<double>(i));
+  const GridShape shape = choose_grid_shape(ny, wide, 3, world.size());
+  const Rect tile = Tiling(ny, wide, 3, shape.rows, shape.cols).tile(world.rank(), 0);
+  const std::string many = folder / "many/wide.nc", one = folder / "one/wide.nc";
+  write_product(world, many, h, init, tile_of(h, tile, true));
+  if (world.rank() != 0) return;
+  const Communicator alone(MPI_COMM_SELF);
+  write_product(alone, one, h, init, tile_of(h, {0, ny, 0, wide}, true));
+  expect_same(many, one);
+  const auto probability_chunks = stored_chunks(one, "probability_of_precipitation", 4);
+  EXPECT_EQ(probability_chunks.size(), 3U * 4U * 3U);
+  EXPECT_EQ(probability_chunks, stored_chunks(many, "probability_of_precipitation", 4));
+  EXPECT_EQ(stored_chunks(one, "logits", 4), stored_chunks(many, "logits", 4));
+  EXPECT_EQ(stored_chunks(one, "quality_flag", 3), stored_chunks(many, "quality_flag", 3));
 }
 
 TEST_F(Product, ReadsBackRoundedAndMonotone) {
