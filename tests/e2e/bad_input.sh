@@ -61,6 +61,9 @@ data:
   archive: good.nc
   predictors: [rain]
   target: rain
+  train: {from: 2020-01-01, to: 2020-01-02}
+  validate: {from: 2020-01-02, to: 2020-01-03}
+  test: {from: 2020-01-03, to: 2020-01-04}
 END
 
 # The deck is good, so that what is refused below is refused for its own fault.
@@ -89,6 +92,12 @@ refused "too many ranks" 2 "ranks" plan deck.yaml parallel.rows=50 parallel.cols
 check "more ranks than coarse cells" 2 "3 ranks cannot be laid out" \
   "$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" plan deck.yaml model.channels=16,16,16,16,16,16
 
+refused "a variable the archive has not" 2 "no variable nosuch" train deck.yaml data.predictors=nosuch
+refused "a range without samples" 3 "data\.|range" train deck.yaml data.train.from=2031-01-01 data.train.to=2031-02-01
+refused "no trained model" 3 "checkpoint_best.h5" forecast deck.yaml
+refused "a torn model" 3 "torn.nc" forecast deck.yaml forecast.checkpoint=torn.nc
+refused "nothing to show" 2 "nosuch.nc" info nosuch.nc
+refused "a text to show" 3 "good.cdl" info good.cdl
 refused "no forecasts to verify" 3 "no forecasts" verify deck.yaml
 if "$PLUVIA" --help | grep -q '^  simulate'; then # a build with PETSc
   refused "output that cannot be written" 2 "Not a directory" simulate deck.yaml simulate.output=deck.yaml/archive.nc
@@ -103,7 +112,7 @@ check "one rank of three fails" 2 "rank 2: Unknown section" \
 check "one rank fails, two wait for it" 2 "rank 2: Unknown section" \
   "${mpi[@]}" -np 2 "$PLUVIA" plan deck.yaml : -np 1 "$PLUVIA" config weather
 
-leftovers=$(ls | grep -Ev '^(good|torn|empty)\.|^(deck|bad)\.yaml$|^(out|err)$')
+leftovers=$(ls | grep -Ev '^(good|torn|empty)\.|^(deck|bad)\.yaml$|^(out|err|run)$')
 if [ -n "$leftovers" ]; then
   echo "FAILED left behind: $leftovers"
   failures=$((failures + 1))
