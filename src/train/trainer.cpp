@@ -233,7 +233,11 @@ double Training::step(std::int64_t number) {
     for (Time init : batch_at(number)) samples.push_back(sample(init, train_, true));
   });
   const Weighing weighing = weigh(samples);
-  if (weighing.pairs == 0) return std::numeric_limits<double>::quiet_NaN(); // nothing observed: no update
+  if (weighing.pairs == 0) { // nothing observed in the whole batch: nothing to learn
+    ++adam_.step;
+    note({{"step", number + 1}, {"observed", false}});
+    return std::numeric_limits<double>::quiet_NaN();
+  }
   network_.parameters().zero_gradients();
   double loss = 0;
   for (std::size_t b = 0; b < samples.size(); ++b) {

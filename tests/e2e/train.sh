@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Training: many ranks follow one, a stopped run goes on as if it had not stopped, a signal saves and asks to be
+# queued again, and a checkpoint of another model is refused. Needs PLUVIA and MPIEXEC, as ctest sets them.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/lib/small_model.sh"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+small_archive 37 42
+export OMP_WAIT_POLICY=passive
+train() { run "$1" train deck.yaml "${@:2}" >/dev/null 2>err || { cat err; exit 1; }; }
+
+# 50 steps on 1, 2 and 4 ranks: the loss of every step within 1e-4.
+for ranks in 1 2 4; do train "$ranks" train.steps=50 train.validate_every=25 train.output="on$ranks"; done
+python3 - <<'END'
+import json
+losses = {n: [json.loads(line)["loss"] for line in open(f"on{n}/log.jsonl") if '"loss"' in line] for n in (1, 2, 4)}
+# A batch whose windows all miss frames has no loss.
+assert len(losses[1]) >= 35, len(losses[1])
+assert max(losses[1]) - min(losses[1]) > 0.01, "the loss must move"
+for n in (2, 4):
+    worst = max(abs(a - b) for a, b in zip(losses[1], losses[n], strict=True))
+    print(f"{n} ranks: loss within {worst:.1e} of one rank over 50 steps")
+    assert worst < 1e-4, worst
+END
+
+# 3 steps, then 3 more from the checkpoint: the very numbers of 6 steps in one go.
+train 2 train.steps=6 train.validate_every=3 train.checkpoint_every=3 train.output=straight
+mkdir halves && cp straight/checkpoint_00000003.h5 halves/
+train 2 train.steps=6 train.validate_every=3 train.checkpoint_every=3 train.output=halves train.from=latest
+diff <(grep '"step":[456],' straight/log.jsonl) <(grep '"step":[456],' halves/log.jsonl)
+
+# SIGUSR1 to every rank: saved, and status 75 asks to be queued again.
+run 2 train deck.yaml train.steps=100000 train.output=stopped >/dev/null 2>err &
+job=$!
+for _ in $(seq 200); do [ -s stopped/log.jsonl ] && grep -q '"step":1,' stopped/log.jsonl && break; sleep 0.1; done
+pkill -USR1 -P "$job" -f "train.output=stopped" || true
+status=0
+wait "$job" || status=$?
+[ "$status" -eq 75 ] || { echo "status $status after SIGUSR1"; cat err; exit 1; }
+ls stopped/checkpoint_*.h5 >/dev/null
+
+# A checkpoint of another model.
+status=0
+run 2 train deck.yaml 'model.channels=[16, 16, 32]' train.from=straight/checkpoint_00000006.h5 train.output=other \
+  >/dev/null 2>err || status=$?
+[ "$status" -eq 3 ] && [ "$(grep -c 'pluvia: ' err)" -eq 1 ] && grep -q 'another model' err || { echo "status $status"; cat err; exit 1; }
+status=0
+run 2 forecast deck.yaml train.output=straight 'target.leads_hours=[6, 18]' >/dev/null 2>err || status=$?
+[ "$status" -eq 2 ] && grep -q 'trained with' err || { echo "status $status"; cat err; exit 1; }
