@@ -1,0 +1,68 @@
+// The convolution against an independent implementation: oneDNN's, on the same channels-last buffers.
+#include <cmath>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <oneapi/dnnl/dnnl.hpp>
+
+#include "pluvia/core/random.hpp"
+#include "pluvia/ops/conv3d.hpp"
+
+namespace pluvia {
+namespace {
+
+using dnnl::memory;
+constexpr auto f32 = memory::data_type::f32;
+
+void fill(std::span<float> values, std::uint64_t seed) {
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(random_normal(seed, RandomPurpose::test, i));
+}
+
+/// oneDNN's 3 x 3 x 3 convolution of a buffer that already holds its margins; weights [t, y, x, C_in, C_out].
+std::vector<float> onednn(Tensor& x, Tensor& weight, const Shape& out) {
+  const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  dnnl::stream stream(engine);
+  const Index c_in = x.shape().c;
+  const memory::desc source({out.b, c_in, out.t + 2, out.y + 2, out.x + 2}, f32, memory::format_tag::ndhwc),
+      ours({out.c, c_in, 3, 3, 3}, f32, memory::format_tag::dhwio),
+      any({out.c, c_in, 3, 3, 3}, f32, memory::format_tag::any),
+      result({out.b, out.c, out.t, out.y, out.x}, f32, memory::format_tag::ndhwc);
+  const dnnl::convolution_forward::primitive_desc description(
+      {dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, source, any, result, {1, 1, 1},
+       {0, 0, 0}, {0, 0, 0}},
+      engine);
+  std::vector<float> y(static_cast<std::size_t>(out.size()));
+  memory from(source, engine, x.storage().data()), plain(ours, engine, weight.storage().data()),
+      packed(description.weights_desc(), engine), to(result, engine, y.data());
+  dnnl::reorder(plain, packed).execute(stream, plain, packed);
+  dnnl::convolution_forward(description)
+      .execute(stream, {{DNNL_ARG_SRC, from}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, to}});
+  stream.wait();
+  return y;
+}
+
+TEST(Conv3d, AgreesWithAnIndependentImplementation) {
+  const Stencil stencil = causal_stencil(3, 3, 3);
+  for (const Index c_in : {5, 16, 40})
+    for (const Index c_out : {7, 16, 48}) {
+      const Shape s{2, 3, 7, 9, c_in};
+      Shape out = s;
+      out.c = c_out;
+      Tensor x(s, reach(stencil)), weight({3, 3, 3, c_in, c_out}), y(out);
+      fill(x.storage(), 1);
+      fill(weight.storage(), 2);
+      convolve(x, pack(weight, stencil), nullptr, nullptr, y);
+      const std::vector<float> theirs = onednn(x, weight, out);
+      double worst = 0, scale = 0;
+      for (std::size_t i = 0; i < theirs.size(); ++i) {
+        worst = std::max(worst, std::abs(static_cast<double>(theirs[i]) - y.storage()[i]));
+        scale = std::max(scale, std::abs(static_cast<double>(theirs[i])));
+      }
+      EXPECT_GT(scale, 1.0);
+      EXPECT_LT(worst, 3e-6 * scale) << c_in << " to " << c_out << " channels";
+    }
+}
+
+} // namespace
+} // namespace pluvia
