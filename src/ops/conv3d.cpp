@@ -31,7 +31,13 @@ namespace {
 // Cells per register tile: with two vectors of output channels each, the accumulators, the two weight vectors
 // and one broadcast fit the register file.
 constexpr int tile_cells = simd::registers == 32 ? 12 : 6;
-constexpr int tile_inputs = 6;
+
+/// `n` things in as few parts of at most `most` as there must be, and these as even as possible: a remainder
+/// of few leaves the multipliers waiting for each other.
+int even_part(Index n, int most) {
+  const Index parts = (n + most - 1) / most;
+  return static_cast<int>((n + parts - 1) / parts);
+}
 
 int channel_block(int c_out) {
   return c_out > simd::width ? 2 * simd::width : simd::width;
@@ -123,41 +129,45 @@ std::vector<Index> tap_offsets(const Tensor& x, const Stencil& s) {
   return offsets;
 }
 
-/// acc += x dy over the cells of one row, for `Inputs` input and one block of output channels.
-template <int Inputs>
-void weight_tile(const float* x, Index x_stride, const float* dy, Index dy_stride, Index cells, float* dw,
-                 Index dw_stride) {
-  Vec acc[Inputs][2];
-  for (auto& row : acc) row[0] = row[1] = Vec::zero();
-  for (Index i = 0; i < cells; ++i, x += x_stride, dy += dy_stride) {
-    const Vec d0 = Vec::load(dy), d1 = Vec::load(dy + simd::width);
-    for (int p = 0; p < Inputs; ++p) {
-      const Vec value = Vec::broadcast(x[p]);
-      acc[p][0] = fma(value, d0, acc[p][0]);
-      acc[p][1] = fma(value, d1, acc[p][1]);
+/// Neighbouring cells of one row: their inputs at one tap's offset, and their output gradients.
+struct Segment {
+  const float *x, *dy;
+  Index cells;
+};
+
+constexpr int most_inputs(int vectors) {
+  return vectors == 1 ? (simd::registers == 32 ? 16 : 12) : (simd::registers == 32 ? 12 : 6);
+}
+
+/// dw += x dy over the cells of some segments, for `Inputs` input and `Vectors` vectors of output channels.
+template <int Inputs, int Vectors>
+void weight_tile(const Segment* segments, int count, Index x_offset, Index x_stride, Index dy_offset,
+                 Index dy_stride, float* dw, Index dw_stride) {
+  Vec acc[Inputs][Vectors];
+  for (int p = 0; p < Inputs; ++p)
+    for (int v = 0; v < Vectors; ++v) acc[p][v] = Vec::load(dw + p * dw_stride + v * simd::width);
+  for (int s = 0; s < count; ++s) {
+    const float *x = segments[s].x + x_offset, *dy = segments[s].dy + dy_offset;
+    for (Index i = 0; i < segments[s].cells; ++i, x += x_stride, dy += dy_stride) {
+      Vec d[Vectors];
+      for (int v = 0; v < Vectors; ++v) d[v] = Vec::load(dy + v * simd::width);
+      for (int p = 0; p < Inputs; ++p) {
+        const Vec value = Vec::broadcast(x[p]);
+        for (int v = 0; v < Vectors; ++v) acc[p][v] = fma(value, d[v], acc[p][v]);
+      }
     }
   }
   for (int p = 0; p < Inputs; ++p)
-    for (int v = 0; v < 2; ++v) {
-      float* out = dw + p * dw_stride + v * simd::width;
-      (Vec::load(out) + acc[p][v]).store(out);
-    }
+    for (int v = 0; v < Vectors; ++v) acc[p][v].store(dw + p * dw_stride + v * simd::width);
 }
 
-using WeightKernel = decltype(&weight_tile<1>);
-template <int... Counts> constexpr auto weight_table(std::integer_sequence<int, Counts...>) {
-  return std::array<WeightKernel, sizeof...(Counts)>{&weight_tile<Counts + 1>...};
+using WeightKernel = decltype(&weight_tile<1, 1>);
+template <int Vectors, int... Counts> constexpr auto weight_table(std::integer_sequence<int, Counts...>) {
+  return std::array<WeightKernel, sizeof...(Counts)>{&weight_tile<Counts + 1, Vectors>...};
 }
 
-/// Output channels that do not fill a block of vectors.
-void weight_tail(const float* x, Index x_stride, const float* dy, Index dy_stride, Index cells, int c_in,
-                 int outputs, float* dw, Index dw_stride) {
-  for (int ci = 0; ci < c_in; ++ci)
-    for (int j = 0; j < outputs; ++j) {
-      float sum = 0;
-      for (Index i = 0; i < cells; ++i) sum = std::fma(x[i * x_stride + ci], dy[i * dy_stride + j], sum);
-      dw[ci * dw_stride + j] += sum;
-    }
+Index round_up(Index n, Index multiple) {
+  return (n + multiple - 1) / multiple * multiple;
 }
 
 } // namespace
@@ -192,67 +202,116 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   if (bias) std::copy_n(bias, w.c_out, padded_bias.begin());
   const Rows rows(s, taps == 1 && x.dense() && y.dense() && (!residual || residual->dense()));
   const Index panel = Index{taps} * w.c_in * w.block;
+  const int tile = even_part(rows.length, tile_cells);
 
-  parallel_for(rows.count, [&](Index row) {
+  // Blocks outside, rows inside: a block's weights stay in the cache while all rows pass.
+  parallel_for(blocks * rows.count, [&](Index task) {
+    const Index block = task / rows.count, row = task % rows.count, first = block * w.block;
+    const int valid = static_cast<int>(std::min<Index>(w.block, w.c_out - first));
     const float* xr = rows.start(x, row);
-    float* yr = rows.start(y, row);
-    const float* rr = residual ? rows.start(*residual, row) : nullptr;
+    float* yr = rows.start(y, row) + first;
+    const float* rr = residual ? rows.start(*residual, row) + first : nullptr;
     const Index cells = rows.cells_of(row);
-    for (int block = 0; block < blocks; ++block) {
-      const int first = block * w.block, valid = std::min(w.block, w.c_out - first);
-      for (Index i = 0; i < cells; i += tile_cells) {
-        const auto n = static_cast<std::size_t>(std::min<Index>(tile_cells, cells - i));
-        kernels[n - 1](xr + i * w.c_in, w.c_in, offsets.data(), taps, w.c_in, w.data.data() + block * panel,
-                       bias ? padded_bias.data() + first : nullptr, rr ? rr + i * w.c_out + first : nullptr,
-                       w.c_out, yr + i * w.c_out + first, w.c_out, valid);
-      }
+    for (Index i = 0; i < cells; i += tile) {
+      const auto n = static_cast<std::size_t>(std::min<Index>(tile, cells - i));
+      kernels[n - 1](xr + i * w.c_in, w.c_in, offsets.data(), taps, w.c_in, w.data.data() + block * panel,
+                     bias ? padded_bias.data() + first : nullptr, rr ? rr + i * w.c_out : nullptr, w.c_out,
+                     yr + i * w.c_out, w.c_out, valid);
     }
   });
 }
 
 void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,
                               float* db) {
-  static constexpr auto kernels = weight_table(std::make_integer_sequence<int, tile_inputs>{});
-  constexpr int block = 2 * simd::width;
+  static constexpr auto one = weight_table<1>(std::make_integer_sequence<int, most_inputs(1)>{});
+  static constexpr auto two = weight_table<2>(std::make_integer_sequence<int, most_inputs(2)>{});
   const auto c_in = static_cast<int>(x.shape().c), c_out = static_cast<int>(dy.shape().c);
-  const int taps = stencil.taps(), blocks = (c_out + block - 1) / block;
+  const int taps = stencil.taps();
   const std::vector<Index> offsets = tap_offsets(x, stencil);
   const Rows rows(dy.shape(), taps == 1 && x.dense() && dy.dense());
-  float* const w = dw.cell(0, 0, 0, 0);
 
-  // One unit of work owns some weights and walks all cells, so no partial sums meet between threads. Rows are
-  // the outer loop of a group of units: they stay in the cache while the taps pass over them.
-  const int units = taps * blocks, group_size = std::max(1, (units + 7) / 8);
-  parallel_for((units + group_size - 1) / group_size, [&](Index group) {
-    const int from = static_cast<int>(group) * group_size, to = std::min(units, from + group_size);
-    for (Index row = 0; row < rows.count; ++row) {
-      const float* xr = rows.start(x, row);
-      const float* dr = rows.start(dy, row);
-      const Index cells = rows.cells_of(row);
-      for (int unit = from; unit < to; ++unit) {
-        const int tap = unit / blocks, first = unit % blocks * block,
-                  outputs = std::min(block, c_out - first);
-        const float* xt = xr + offsets[static_cast<std::size_t>(tap)];
-        float* wt = w + Index{tap} * c_in * c_out + first;
-        if (outputs < block) {
-          weight_tail(xt, c_in, dr + first, c_out, cells, c_in, outputs, wt, c_out);
-          continue;
-        }
-        for (int ci = 0; ci < c_in; ci += tile_inputs) {
-          const auto n = static_cast<std::size_t>(std::min(tile_inputs, c_in - ci));
-          kernels[n - 1](xt + ci, c_in, dr + first, c_out, cells, wt + Index{ci} * c_out, c_out);
+  // Outputs are padded to whole vectors; a unit of work is one tap, some input channels and one block.
+  const Index padded = round_up(c_out, c_out > simd::width ? 2 * simd::width : simd::width);
+  const int block = channel_block(c_out), blocks = static_cast<int>(padded / block);
+  const int inputs = even_part(c_in, most_inputs(block / simd::width)), parts = (c_in + inputs - 1) / inputs;
+  const Index units = Index{taps} * parts * blocks;
+
+  // The cells are cut into chunks and the units into groups: tasks for the threads, each with a partial sum
+  // of its own, which are added in order. The cuts follow from the shape alone, so the sums are the same for
+  // every thread count. A task's partial sums stay in the cache while rows pass.
+  constexpr Index chunk_cells = 4096, most_chunks = 32, enough_tasks = 16;
+  const Index chunks =
+      std::clamp<Index>(dy.shape().cells() / chunk_cells, 1, std::min(most_chunks, rows.count));
+  const Index groups = std::clamp<Index>(enough_tasks / chunks, 1, units);
+  const Index weights = Index{taps} * c_in * padded, partial = weights + padded;
+  Tensor sums({1, 1, 1, chunks, partial});
+  // Few enough cells for the innermost cache, enough to forget the loading and storing of the partial sums.
+  const Index cells_at_once = std::clamp<Index>(12288 / (c_in + padded), 16, 128);
+
+  parallel_for(chunks * groups, [&](Index task) {
+    const Index chunk = task / groups, group = task % groups;
+    const Index first_unit = units * group / groups, last_unit = units * (group + 1) / groups;
+    const Index first_row = rows.count * chunk / chunks, last_row = rows.count * (chunk + 1) / chunks;
+    float* const sum = sums.cell(0, 0, 0, chunk);
+    for (Index unit = first_unit; unit < last_unit; ++unit) {
+      const Index tap = unit / blocks / parts, ci = unit / blocks % parts * inputs,
+                  co = unit % blocks * block;
+      for (Index p = 0; p < std::min<Index>(inputs, c_in - ci); ++p)
+        std::fill_n(sum + (tap * c_in + ci + p) * padded + co, block, 0.0F);
+    }
+    float* const bias_sum = sum + weights;
+    if (group == 0) std::fill_n(bias_sum, padded, 0.0F);
+    std::vector<float> widened; // dy padded to whole vectors, where it is not
+    std::vector<Segment> segments;
+    const auto add = [&] {
+      Index dy_stride = c_out;
+      if (padded != c_out) {
+        dy_stride = padded;
+        Index cells = 0;
+        for (const Segment& s : segments) cells += s.cells;
+        widened.assign(static_cast<std::size_t>(cells * padded), 0.0F);
+        float* out = widened.data();
+        for (Segment& s : segments) {
+          const float* from = std::exchange(s.dy, out);
+          for (Index i = 0; i < s.cells; ++i, out += padded) std::copy_n(from + i * c_out, c_out, out);
         }
       }
+      for (Index unit = first_unit; unit < last_unit; ++unit) {
+        const Index tap = unit / blocks / parts, ci = unit / blocks % parts * inputs,
+                    co = unit % blocks * block;
+        const auto n = static_cast<std::size_t>(std::min<Index>(inputs, c_in - ci));
+        const WeightKernel kernel = block == simd::width ? one[n - 1] : two[n - 1];
+        kernel(segments.data(), static_cast<int>(segments.size()),
+               offsets[static_cast<std::size_t>(tap)] + ci, c_in, co, dy_stride,
+               sum + (tap * c_in + ci) * padded + co, padded);
+      }
+      if (group == 0 && db)
+        for (const Segment& s : segments)
+          for (Index i = 0; i < s.cells; ++i)
+            for (Index c = 0; c < padded; ++c) bias_sum[c] += s.dy[i * dy_stride + c];
+      segments.clear();
+    };
+    Index cells = 0;
+    for (Index row = first_row; row < last_row; ++row)
+      for (Index i = 0; i < rows.cells_of(row); i += cells_at_once) {
+        const Index n = std::min(cells_at_once, rows.cells_of(row) - i);
+        segments.push_back({rows.start(x, row) + i * c_in, rows.start(dy, row) + i * c_out, n});
+        cells += n;
+        if (cells >= cells_at_once) add(), cells = 0;
+      }
+    if (cells > 0) add();
+  });
+
+  float* const w = dw.cell(0, 0, 0, 0);
+  parallel_for(Index{taps} * c_in, [&](Index i) {
+    for (Index chunk = 0; chunk < chunks; ++chunk) {
+      const float* sum = sums.cell(0, 0, 0, chunk) + i * padded;
+      for (int c = 0; c < c_out; ++c) w[i * c_out + c] += sum[c];
     }
   });
   if (!db) return;
-  for (Index row = 0; row < rows.count; ++row) {
-    const float* dr = rows.start(dy, row);
-    std::vector<float> sum(static_cast<std::size_t>(c_out), 0.0F);
-    for (Index i = 0; i < rows.cells_of(row); ++i)
-      for (int c = 0; c < c_out; ++c) sum[static_cast<std::size_t>(c)] += dr[i * c_out + c];
-    for (int c = 0; c < c_out; ++c) db[c] += sum[static_cast<std::size_t>(c)];
-  }
+  for (Index chunk = 0; chunk < chunks; ++chunk)
+    for (int c = 0; c < c_out; ++c) db[c] += sums.cell(0, 0, 0, chunk)[weights + c];
 }
 
 } // namespace pluvia
