@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <cstring>
+#include <limits>
+#include <vector>
 
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/parallel_for.hpp"
+#include "pluvia/core/simd.hpp"
 
 namespace pluvia {
 
@@ -57,105 +59,381 @@ Span AxisWindow::queries(Index j) const {
 
 namespace {
 
-constexpr float score_scale = 0.25F; // 1 / sqrt(head_channels)
-constexpr int half = head_channels / 2;
+// Sixteen cells are worked on at once, one per lane, so that every sum over channels or keys runs down a lane
+// in its fixed order, and exponentials and normalisers are vector operations. Cells that attend to cells
+// around them form a patch, whose lanes share one list of keys: the union of their windows, with minus
+// infinity added to the score where a key is outside a lane's own. What is masked adds exact zeros, so the
+// bits depend neither on how cells are grouped nor on the vector width.
+using simd::Vec;
 
-/// Dot product of one head in a fixed order: 8 lanes of two products each, then a tree.
-inline float dot(const float* a, const float* b) {
-  float lane[half];
-  for (int i = 0; i < half; ++i) lane[i] = std::fma(a[i + half], b[i + half], a[i] * b[i]);
-  for (int i = 0; i < 4; ++i) lane[i] += lane[i + 4];
-  for (int i = 0; i < 2; ++i) lane[i] += lane[i + 2];
-  return lane[0] + lane[1];
-}
+constexpr int lanes = 16;
+constexpr float score_scale = 0.25F; // 1 / sqrt(head_channels); a power of two, so it may be applied anywhere
+constexpr float masked = -std::numeric_limits<float>::infinity();
 
-inline void add_scaled(float* to, float factor, const float* from) {
-  for (int i = 0; i < head_channels; ++i) to[i] = std::fma(factor, from[i], to[i]);
-}
-
-/// Walks a box of cells in global order: f(pointer to the channels of each cell, running number).
-struct Box {
-  Span t, y, x; ///< y and x relative to the tile
-  Index size() const { return (t.to - t.from) * (y.to - y.from) * (x.to - x.from); }
+struct alignas(64) Lanes {
+  float v[lanes];
+};
+/// The channels of one head in sixteen cells, channels outermost.
+struct Block {
+  Lanes c[head_channels];
 };
 
-template <class F> void walk(const Box& box, F&& f) {
-  Index n = 0;
-  for (Index t = box.t.from; t < box.t.to; ++t)
-    for (Index y = box.y.from; y < box.y.to; ++y)
-      for (Index x = box.x.from; x < box.x.to; ++x, ++n) f(t, y, x, n);
+/// Sixteen cells of a tile; lanes past the last repeat it, and their results are dropped.
+struct Patch {
+  int n = 0;
+  Index y[lanes], x[lanes];
+  Patch(Index y0, Index x0, Index height, Index width, const Shape& tile) {
+    for (Index dy = 0; dy < height && y0 + dy < tile.y; ++dy)
+      for (Index dx = 0; dx < width && x0 + dx < tile.x; ++dx, ++n) y[n] = y0 + dy, x[n] = x0 + dx;
+    for (int i = n; i < lanes; ++i) y[i] = y[n - 1], x[i] = x[n - 1];
+  }
+};
+constexpr Index patch_height = 4, patch_width = 4; // square: the smallest union of windows around
+
+Block gather(const Tensor& a, Index b, Index t, const Patch& patch, Index channel, float factor = 1.0F) {
+  Block block;
+  for (int i = 0; i < lanes; ++i) {
+    const float* from = a.cell(b, t, patch.y[i], patch.x[i]) + channel;
+    for (int c = 0; c < head_channels; ++c) block.c[c].v[i] = factor * from[c];
+  }
+  return block;
+}
+
+Block repeat(const float* channels, float factor) {
+  Block block;
+  for (int c = 0; c < head_channels; ++c)
+    for (int i = 0; i < lanes; ++i) block.c[c].v[i] = factor * channels[c];
+  return block;
+}
+
+void scatter(const Block& block, const Lanes& factor, Tensor& a, Index b, Index t, const Patch& patch,
+             Index channel) {
+  for (int i = 0; i < patch.n; ++i) {
+    float* to = a.cell(b, t, patch.y[i], patch.x[i]) + channel;
+    for (int c = 0; c < head_channels; ++c) to[c] = factor.v[i] * block.c[c].v[i];
+  }
+}
+
+Lanes gather_value(const Tensor& a, Index b, Index t, const Patch& patch, Index channel) {
+  Lanes out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = a.cell(b, t, patch.y[i], patch.x[i])[channel];
+  return out;
+}
+
+constexpr Lanes all_lanes(float value) {
+  Lanes out{};
+  for (float& v : out.v) v = value;
+  return out;
+}
+
+/// out[j] = sum over channels of a b_j, for n cells b_j that all lanes share.
+void products(const Block& a, const float* b, Index stride, Index n, Lanes* out) {
+  for (int part = 0; part < lanes; part += simd::width) {
+    Vec r[head_channels];
+    for (int c = 0; c < head_channels; ++c) r[c] = Vec::load(a.c[c].v + part);
+    for (Index j = 0; j < n; ++j) {
+      const float* channels = b + j * stride;
+      Vec sum = Vec::zero();
+      for (int c = 0; c < head_channels; ++c) sum = fma(r[c], Vec::broadcast(channels[c]), sum);
+      sum.store(out[j].v + part);
+    }
+  }
+}
+
+/// a += sum over j of w_j b_j, for n cells b_j that all lanes share.
+void add_weighted(Block& a, const Lanes* w, const float* b, Index stride, Index n) {
+  for (int part = 0; part < lanes; part += simd::width) {
+    Vec sum[head_channels];
+    for (int c = 0; c < head_channels; ++c) sum[c] = Vec::load(a.c[c].v + part);
+    for (Index j = 0; j < n; ++j) {
+      const float* channels = b + j * stride;
+      const Vec weight = Vec::load(w[j].v + part);
+      for (int c = 0; c < head_channels; ++c) sum[c] = fma(weight, Vec::broadcast(channels[c]), sum[c]);
+    }
+    for (int c = 0; c < head_channels; ++c) sum[c].store(a.c[c].v + part);
+  }
+}
+
+/// The same where every lane has a cell of its own.
+void products(const Block& a, const Block& b, Lanes* out) {
+  for (int i = 0; i < lanes; ++i) {
+    float sum = 0;
+    for (int c = 0; c < head_channels; ++c) sum = std::fma(a.c[c].v[i], b.c[c].v[i], sum);
+    out->v[i] = sum;
+  }
+}
+void add_weighted(Block& a, const Lanes* w, const Block& b) {
+  for (int c = 0; c < head_channels; ++c)
+    for (int i = 0; i < lanes; ++i) a.c[c].v[i] = std::fma(w->v[i], b.c[c].v[i], a.c[c].v[i]);
+}
+
+/// Turns n scores into weights exp(s - max) in place; returns the logarithm of what they add up to, and the
+/// inverse of that.
+struct Normaliser {
+  Lanes log_sum, inverse;
+};
+Normaliser softmax(Lanes* s, Index n) {
+  Lanes top = s[0], sum = all_lanes(0.0F);
+  for (Index j = 1; j < n; ++j)
+    for (int i = 0; i < lanes; ++i) top.v[i] = s[j].v[i] > top.v[i] ? s[j].v[i] : top.v[i];
+  for (Index j = 0; j < n; ++j)
+    for (int i = 0; i < lanes; ++i) sum.v[i] += s[j].v[i] = exp_f32(s[j].v[i] - top.v[i]);
+  Normaliser out;
+  for (int i = 0; i < lanes; ++i) {
+    out.log_sum.v[i] = top.v[i] + std::log(sum.v[i]);
+    out.inverse.v[i] = 1.0F / sum.v[i];
+  }
+  return out;
+}
+
+/// Scores and products with the output's gradient become weights p and gradients of the scores, in place.
+void pull_scores(Lanes& s, Lanes& dp, const Lanes& log_sum, const Lanes& delta) {
+  for (int i = 0; i < lanes; ++i) {
+    s.v[i] = exp_f32(s.v[i] - log_sum.v[i]);
+    dp.v[i] = s.v[i] * (dp.v[i] - delta.v[i]);
+  }
 }
 
 Span shifted(Span s, Index by) {
   return {s.from - by, s.to - by};
 }
 
+/// Cells that the lanes of a patch share, relative to the tile: the union of their spans on both axes, and
+/// what is added to the scores of each row and column.
+class Shared {
+public:
+  using Spans = Span (AxisWindow::*)(Index) const; ///< keys of a query, or queries of a key
+  Shared(const Patch& patch, const AttentionWindow& window, TileOrigin origin, Spans spans)
+      : y_(patch.y, window.y, origin.y, spans), x_(patch.x, window.x, origin.x, spans) {}
+
+  Span y() const { return y_.all; }
+  Span x() const { return x_.all; }
+  Index width() const { return x_.all.to - x_.all.from; }
+  Index cells() const { return (y_.all.to - y_.all.from) * width(); }
+  void mask(Lanes* scores, Index row) const {
+    const Lanes& r = y_.bias[static_cast<std::size_t>(row - y_.all.from)];
+    for (Index j = 0; j < width(); ++j)
+      for (int i = 0; i < lanes; ++i) scores[j].v[i] += r.v[i] + x_.bias[static_cast<std::size_t>(j)].v[i];
+  }
+
+private:
+  struct Axis {
+    Span all;
+    std::vector<Lanes> bias;
+    Axis(const Index* cells, const AxisWindow& window, Index origin, Spans spans) {
+      const auto span = [&](int lane) { return shifted((window.*spans)(cells[lane] + origin), origin); };
+      all = span(0);
+      for (int i = 1; i < lanes; ++i) all = {std::min(all.from, span(i).from), std::max(all.to, span(i).to)};
+      bias.assign(static_cast<std::size_t>(all.to - all.from), all_lanes(masked));
+      for (int i = 0; i < lanes; ++i)
+        for (Index j = span(i).from; j < span(i).to; ++j)
+          bias[static_cast<std::size_t>(j - all.from)].v[i] = 0.0F;
+    }
+  };
+  Axis y_, x_;
+};
+
+bool stays_home(const AttentionWindow& window) {
+  return window.y.kind == AxisWindow::Kind::own && window.x.kind == AxisWindow::Kind::own;
+}
+
 bool shared_queries(const Tensor& q, const Tensor& o) {
   return q.shape().y == 1 && !(q.shape() == o.shape());
 }
 
-const float* query_of(const Tensor& q, bool shared, Index b, Index t, Index y, Index x) {
-  return shared ? q.cell(0, t, 0, 0) : q.cell(b, t, y, x);
+Block gather_query(const Tensor& q, bool shared, Index b, Index t, const Patch& patch, Index channel) {
+  return shared ? repeat(q.cell(0, t, 0, 0) + channel, score_scale)
+                : gather(q, b, t, patch, channel, score_scale);
 }
 
-template <class F> void for_rows(const Shape& s, F&& f) {
-  parallel_for(s.b * s.t * s.y, [&](Index row) { f(row / s.y / s.t, row / s.y % s.t, row % s.y, row); });
+/// Calls f(b, t, row of patches, patch) for all patches of a tile in all frames.
+template <class F> void for_patches(const Shape& s, F&& f) {
+  const Index rows = (s.y + patch_height - 1) / patch_height;
+  parallel_for(s.b * s.t * rows, [&](Index task) {
+    for (Index x = 0; x < s.x; x += patch_width)
+      f(task / rows / s.t, task / rows % s.t, task % rows,
+        Patch(task % rows * patch_height, x, patch_height, patch_width, s));
+  });
+}
+
+/// Calls f(b, row, patch) for sixteen neighbouring cells at a time.
+template <class F> void for_strips(const Shape& s, F&& f) {
+  parallel_for(s.b * s.y, [&](Index task) {
+    for (Index x = 0; x < s.x; x += lanes) f(task / s.y, task % s.y, Patch(task % s.y, x, 1, lanes, s));
+  });
+}
+
+/// One head of all frames of a strip.
+std::vector<Block> gather_frames(const Tensor& a, Index b, const Patch& patch, Index channel) {
+  std::vector<Block> out;
+  out.reserve(static_cast<std::size_t>(a.shape().t));
+  for (Index t = 0; t < a.shape().t; ++t) out.push_back(gather(a, b, t, patch, channel));
+  return out;
+}
+
+/// Queries that all cells share: their gradients add up over cells, in the order of rows and lanes.
+class SharedQueryGradient {
+public:
+  SharedQueryGradient(const Shape& s, Index rows)
+      : shape_(s), rows_(rows), partial_(static_cast<std::size_t>(s.b * s.t * rows * s.c), 0.0F) {}
+  void add(const Block& block, Index b, Index t, Index row, int n, Index channel) {
+    float* to = partial_.data() + ((b * shape_.t + t) * rows_ + row) * shape_.c + channel;
+    for (int c = 0; c < head_channels; ++c)
+      for (int i = 0; i < n; ++i) to[c] += score_scale * block.c[c].v[i];
+  }
+  void store(Tensor& dq) const {
+    for (Index t = 0; t < shape_.t; ++t) {
+      float* out = dq.cell(0, t, 0, 0);
+      std::fill_n(out, shape_.c, 0.0F);
+      for (Index b = 0; b < shape_.b; ++b)
+        for (Index row = 0; row < rows_; ++row)
+          for (Index c = 0; c < shape_.c; ++c)
+            out[c] += partial_[static_cast<std::size_t>(((b * shape_.t + t) * rows_ + row) * shape_.c + c)];
+    }
+  }
+
+private:
+  Shape shape_;
+  Index rows_;
+  std::vector<float> partial_;
+};
+
+constexpr Lanes ones = all_lanes(1.0F), scales = all_lanes(score_scale);
+
+// ---- Every cell attends to itself in other frames
+// ----------------------------------------------------------
+
+void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window, Tensor& o,
+                 Tensor& log_sum) {
+  const Shape& s = o.shape();
+  const bool shared = shared_queries(q, o);
+  for_strips(s, [&](Index b, Index, const Patch& patch) {
+    std::vector<Lanes> scores(static_cast<std::size_t>(k.shape().t));
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
+      for (Index t = 0; t < s.t; ++t) {
+        const Block query = gather_query(q, shared, b, t, patch, channel);
+        const Span frames = window.t.keys(t);
+        const auto from = static_cast<std::size_t>(frames.from), to = static_cast<std::size_t>(frames.to);
+        for (std::size_t j = from; j < to; ++j) products(query, keys[j], &scores[j]);
+        const Normaliser norm = softmax(&scores[from], frames.to - frames.from);
+        Block out{};
+        for (std::size_t j = from; j < to; ++j) add_weighted(out, &scores[j], values[j]);
+        scatter(out, norm.inverse, o, b, t, patch, channel);
+        for (int i = 0; i < patch.n; ++i) log_sum.cell(b, t, patch.y[i], patch.x[i])[h] = norm.log_sum.v[i];
+      }
+    }
+  });
+}
+
+void pull_home_queries(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
+                       Tensor& dq) {
+  const Shape& s = d_o.shape();
+  const bool shared = shared_queries(q, d_o);
+  SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, s.y);
+  for_strips(s, [&](Index b, Index row, const Patch& patch) {
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
+      for (Index t = 0; t < s.t; ++t) {
+        const Block query = gather_query(q, shared, b, t, patch, channel),
+                    g = gather(d_o, b, t, patch, channel);
+        const Lanes norm = gather_value(log_sum, b, t, patch, h), del = gather_value(delta, b, t, patch, h);
+        Block out{};
+        for (Index j = window.t.keys(t).from; j < window.t.keys(t).to; ++j) {
+          Lanes p, ds;
+          products(query, keys[static_cast<std::size_t>(j)], &p);
+          products(g, values[static_cast<std::size_t>(j)], &ds);
+          pull_scores(p, ds, norm, del);
+          add_weighted(out, &ds, keys[static_cast<std::size_t>(j)]);
+        }
+        if (shared)
+          sum.add(out, b, t, row, patch.n, channel);
+        else
+          scatter(out, scales, dq, b, t, patch, channel);
+      }
+    }
+  });
+  if (shared) sum.store(dq);
+}
+
+void pull_home_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                    const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window, Tensor& dk,
+                    Tensor& dv) {
+  const Shape& s = dk.shape();
+  const Index query_frames = d_o.shape().t;
+  const bool shared = shared_queries(q, d_o);
+  for_strips(s, [&](Index b, Index, const Patch& patch) {
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      std::vector<Block> queries;
+      for (Index t = 0; t < query_frames; ++t)
+        queries.push_back(gather_query(q, shared, b, t, patch, channel));
+      const auto gradients = gather_frames(d_o, b, patch, channel);
+      for (Index t = 0; t < s.t; ++t) {
+        const Block key = gather(k, b, t, patch, channel), value = gather(v, b, t, patch, channel);
+        Block out_k{}, out_v{};
+        // Frames of lead-time queries are leads: every one of them sees every frame.
+        const Span frames =
+            window.t.kind == AxisWindow::Kind::all ? Span{0, query_frames} : window.t.queries(t);
+        for (Index j = frames.from; j < frames.to; ++j) {
+          Lanes p, ds;
+          products(queries[static_cast<std::size_t>(j)], key, &p);
+          products(gradients[static_cast<std::size_t>(j)], value, &ds);
+          pull_scores(p, ds, gather_value(log_sum, b, j, patch, h), gather_value(delta, b, j, patch, h));
+          add_weighted(out_v, &p, gradients[static_cast<std::size_t>(j)]);
+          add_weighted(out_k, &ds, queries[static_cast<std::size_t>(j)]); // these carry the scale
+        }
+        scatter(out_k, ones, dk, b, t, patch, channel);
+        scatter(out_v, ones, dv, b, t, patch, channel);
+      }
+    }
+  });
 }
 
 } // namespace
 
 void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
             TileOrigin origin, Tensor& o, Tensor& log_sum) {
+  if (stays_home(window)) return attend_home(q, k, v, window, o, log_sum);
   const Shape& s = o.shape();
-  const Index heads = s.c / head_channels;
   const bool shared = shared_queries(q, o);
-  for_rows(s, [&](Index b, Index t, Index y, Index) {
-    std::vector<float> scores;
-    for (Index x = 0; x < s.x; ++x) {
-      const Box box{window.t.keys(t), shifted(window.y.keys(y + origin.y), origin.y),
-                    shifted(window.x.keys(x + origin.x), origin.x)};
-      const Index n = box.size();
-      scores.resize(static_cast<std::size_t>(n * heads));
-      const float* query = query_of(q, shared, b, t, y, x);
-      walk(box, [&](Index kt, Index ky, Index kx, Index j) {
-        const float* key = k.cell(b, kt, ky, kx);
-        for (Index h = 0; h < heads; ++h)
-          scores[static_cast<std::size_t>(h * n + j)] =
-              score_scale * dot(query + h * head_channels, key + h * head_channels);
-      });
-      float* out = o.cell(b, t, y, x);
-      std::memset(out, 0, static_cast<std::size_t>(s.c) * sizeof(float));
-      float inverse[64];
-      assert(heads <= 64);
-      for (Index h = 0; h < heads; ++h) {
-        float* a = scores.data() + h * n;
-        const float top = *std::max_element(a, a + n);
-        for (Index j = 0; j < n; ++j) a[j] = exp_f32(a[j] - top);
-        float sum = 0;
-        for (Index j = 0; j < n; ++j) sum += a[j];
-        inverse[h] = 1.0F / sum;
-        log_sum.cell(b, t, y, x)[h] = top + std::log(sum);
-      }
-      walk(box, [&](Index kt, Index ky, Index kx, Index j) {
-        const float* value = v.cell(b, kt, ky, kx);
-        for (Index h = 0; h < heads; ++h)
-          add_scaled(out + h * head_channels, scores[static_cast<std::size_t>(h * n + j)],
-                     value + h * head_channels);
-      });
-      for (Index h = 0; h < heads; ++h)
-        for (int i = 0; i < head_channels; ++i) out[h * head_channels + i] *= inverse[h];
+  for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
+    const Shared box(patch, window, origin, &AxisWindow::keys);
+    const Span frames = window.t.keys(t);
+    const Index n = (frames.to - frames.from) * box.cells();
+    std::vector<Lanes> scores(static_cast<std::size_t>(n));
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      const Block query = gather_query(q, shared, b, t, patch, channel);
+      Lanes* at = scores.data();
+      for (Index kt = frames.from; kt < frames.to; ++kt)
+        for (Index ky = box.y().from; ky < box.y().to; ++ky, at += box.width()) {
+          products(query, k.cell(b, kt, ky, box.x().from) + channel, s.c, box.width(), at);
+          box.mask(at, ky);
+        }
+      const Normaliser norm = softmax(scores.data(), n);
+      Block out{};
+      at = scores.data();
+      for (Index kt = frames.from; kt < frames.to; ++kt)
+        for (Index ky = box.y().from; ky < box.y().to; ++ky, at += box.width())
+          add_weighted(out, at, v.cell(b, kt, ky, box.x().from) + channel, s.c, box.width());
+      scatter(out, norm.inverse, o, b, t, patch, channel);
+      for (int i = 0; i < patch.n; ++i) log_sum.cell(b, t, patch.y[i], patch.x[i])[h] = norm.log_sum.v[i];
     }
   });
 }
 
 void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta) {
   const Shape& s = o.shape();
-  for_rows(s, [&](Index b, Index t, Index y, Index) {
+  parallel_for(s.b * s.t * s.y, [&](Index row) {
+    const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
     for (Index x = 0; x < s.x; ++x) {
       const float *g = d_o.cell(b, t, y, x), *value = o.cell(b, t, y, x);
       float* out = delta.cell(b, t, y, x);
-      for (Index h = 0; h < s.c / head_channels; ++h)
-        out[h] = dot(g + h * head_channels, value + h * head_channels);
+      for (Index h = 0; h < s.c / head_channels; ++h, g += head_channels, value += head_channels) {
+        float sum = 0;
+        for (int c = 0; c < head_channels; ++c) sum = std::fma(g[c], value[c], sum);
+        out[h] = sum;
+      }
     }
   });
 }
@@ -163,64 +441,70 @@ void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta) {
 void attend_query_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                            const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
                            TileOrigin origin, Tensor& dq) {
+  if (stays_home(window)) return pull_home_queries(q, k, v, d_o, log_sum, delta, window, dq);
   const Shape& s = d_o.shape();
-  const Index heads = s.c / head_channels;
   const bool shared = shared_queries(q, d_o);
-  std::vector<float> partial(shared ? static_cast<std::size_t>(s.b * s.t * s.y * s.c) : 0, 0.0F);
-  for_rows(s, [&](Index b, Index t, Index y, Index row) {
-    for (Index x = 0; x < s.x; ++x) {
-      const Box box{window.t.keys(t), shifted(window.y.keys(y + origin.y), origin.y),
-                    shifted(window.x.keys(x + origin.x), origin.x)};
-      const float *query = query_of(q, shared, b, t, y, x), *g = d_o.cell(b, t, y, x);
-      const float *norm = log_sum.cell(b, t, y, x), *del = delta.cell(b, t, y, x);
-      float* out = shared ? partial.data() + row * s.c : dq.cell(b, t, y, x);
-      if (!shared) std::memset(out, 0, static_cast<std::size_t>(s.c) * sizeof(float));
-      walk(box, [&](Index kt, Index ky, Index kx, Index) {
-        const float *key = k.cell(b, kt, ky, kx), *value = v.cell(b, kt, ky, kx);
-        for (Index h = 0, c = 0; h < heads; ++h, c += head_channels) {
-          const float p = exp_f32(score_scale * dot(query + c, key + c) - norm[h]);
-          add_scaled(out + c, score_scale * p * (dot(g + c, value + c) - del[h]), key + c);
+  SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, (s.y + patch_height - 1) / patch_height);
+  for_patches(s, [&](Index b, Index t, Index row, const Patch& patch) {
+    const Shared box(patch, window, origin, &AxisWindow::keys);
+    const Span frames = window.t.keys(t);
+    std::vector<Lanes> p(static_cast<std::size_t>(box.width())), ds(p.size());
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      const Block query = gather_query(q, shared, b, t, patch, channel),
+                  g = gather(d_o, b, t, patch, channel);
+      const Lanes norm = gather_value(log_sum, b, t, patch, h), del = gather_value(delta, b, t, patch, h);
+      Block out{};
+      for (Index kt = frames.from; kt < frames.to; ++kt)
+        for (Index ky = box.y().from; ky < box.y().to; ++ky) {
+          const float* keys = k.cell(b, kt, ky, box.x().from) + channel;
+          products(query, keys, s.c, box.width(), p.data());
+          box.mask(p.data(), ky);
+          products(g, v.cell(b, kt, ky, box.x().from) + channel, s.c, box.width(), ds.data());
+          for (std::size_t j = 0; j < p.size(); ++j) pull_scores(p[j], ds[j], norm, del);
+          add_weighted(out, ds.data(), keys, s.c, box.width());
         }
-      });
+      if (shared)
+        sum.add(out, b, t, row, patch.n, channel);
+      else
+        scatter(out, scales, dq, b, t, patch, channel);
     }
   });
-  if (!shared) return;
-  for (Index t = 0; t < s.t; ++t) {
-    float* out = dq.cell(0, t, 0, 0);
-    std::memset(out, 0, static_cast<std::size_t>(s.c) * sizeof(float));
-    for (Index b = 0; b < s.b; ++b)
-      for (Index y = 0; y < s.y; ++y)
-        for (Index c = 0; c < s.c; ++c)
-          out[c] += partial[static_cast<std::size_t>(((b * s.t + t) * s.y + y) * s.c + c)];
-  }
+  if (shared) sum.store(dq);
 }
 
 void attend_key_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                          const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
                          TileOrigin origin, Tensor& dk, Tensor& dv) {
+  if (stays_home(window)) return pull_home_keys(q, k, v, d_o, log_sum, delta, window, dk, dv);
   const Shape& s = dk.shape();
-  const Index heads = s.c / head_channels, query_frames = d_o.shape().t;
+  const Index query_frames = d_o.shape().t;
   const bool shared = shared_queries(q, d_o);
-  for_rows(s, [&](Index b, Index t, Index y, Index) {
-    for (Index x = 0; x < s.x; ++x) {
-      // Frames of lead-time queries are leads: every one of them sees every frame.
-      const Span frames =
-          window.t.kind == AxisWindow::Kind::all ? Span{0, query_frames} : window.t.queries(t);
-      const Box box{frames, shifted(window.y.queries(y + origin.y), origin.y),
-                    shifted(window.x.queries(x + origin.x), origin.x)};
-      const float *key = k.cell(b, t, y, x), *value = v.cell(b, t, y, x);
-      float *out_k = dk.cell(b, t, y, x), *out_v = dv.cell(b, t, y, x);
-      std::memset(out_k, 0, static_cast<std::size_t>(s.c) * sizeof(float));
-      std::memset(out_v, 0, static_cast<std::size_t>(s.c) * sizeof(float));
-      walk(box, [&](Index qt, Index qy, Index qx, Index) {
-        const float *query = query_of(q, shared, b, qt, qy, qx), *g = d_o.cell(b, qt, qy, qx);
-        const float *norm = log_sum.cell(b, qt, qy, qx), *del = delta.cell(b, qt, qy, qx);
-        for (Index h = 0, c = 0; h < heads; ++h, c += head_channels) {
-          const float p = exp_f32(score_scale * dot(query + c, key + c) - norm[h]);
-          add_scaled(out_v + c, p, g + c);
-          add_scaled(out_k + c, score_scale * p * (dot(g + c, value + c) - del[h]), query + c);
+  for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
+    // Frames of lead-time queries are leads: every one of them sees every frame.
+    const Span frames = window.t.kind == AxisWindow::Kind::all ? Span{0, query_frames} : window.t.queries(t);
+    const Shared box(patch, window, origin, &AxisWindow::queries);
+    std::vector<Lanes> p(static_cast<std::size_t>(box.width())), ds(p.size());
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      const Block key = gather(k, b, t, patch, channel, score_scale), value = gather(v, b, t, patch, channel);
+      Block out_k{}, out_v{};
+      for (Index qt = frames.from; qt < frames.to; ++qt)
+        for (Index qy = box.y().from; qy < box.y().to; ++qy) {
+          const float* queries = (shared ? q.cell(0, qt, 0, 0) : q.cell(b, qt, qy, box.x().from)) + channel;
+          const float* gradients = d_o.cell(b, qt, qy, box.x().from) + channel;
+          const Index query_stride = shared ? 0 : s.c;
+          products(key, queries, query_stride, box.width(), p.data());
+          box.mask(p.data(), qy);
+          products(value, gradients, s.c, box.width(), ds.data());
+          for (std::size_t j = 0; j < p.size(); ++j) {
+            const Index x = box.x().from + static_cast<Index>(j);
+            pull_scores(p[j], ds[j], all_lanes(log_sum.cell(b, qt, qy, x)[h]),
+                        all_lanes(delta.cell(b, qt, qy, x)[h]));
+          }
+          add_weighted(out_v, p.data(), gradients, s.c, box.width());
+          add_weighted(out_k, ds.data(), queries, query_stride, box.width());
         }
-      });
+      scatter(out_k, scales, dk, b, t, patch, channel);
+      scatter(out_v, ones, dv, b, t, patch, channel);
     }
   });
 }

@@ -1,0 +1,125 @@
+// Attention and its gradients against plain sums in double precision, window by window.
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "pluvia/core/random.hpp"
+#include "pluvia/ops/attention.hpp"
+
+namespace pluvia {
+namespace {
+
+using Kind = AxisWindow::Kind;
+
+Tensor random(const Shape& shape, std::uint64_t seed) {
+  Tensor t(shape);
+  const auto values = t.storage();
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(random_normal(seed, RandomPurpose::test, i));
+  return t;
+}
+
+struct Plain {
+  std::vector<double> o, dq, dk, dv;
+};
+
+/// o, and the gradients of <o, g>.
+Plain plain(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const AttentionWindow& w) {
+  const Shape s = g.shape(), keys = k.shape();
+  const bool shared = q.shape().y == 1;
+  Plain out{std::vector<double>(s.size()), std::vector<double>(q.shape().size()),
+            std::vector<double>(keys.size()), std::vector<double>(keys.size())};
+  const auto at = [](const Shape& of, Index t, Index y, Index x, Index c) {
+    return static_cast<std::size_t>(((t * of.y + y) * of.x + x) * of.c + c);
+  };
+  for (Index t = 0; t < s.t; ++t)
+    for (Index y = 0; y < s.y; ++y)
+      for (Index x = 0; x < s.x; ++x)
+        for (Index first = 0; first < s.c; first += head_channels) {
+          const auto query = [&](Index c) {
+            return at(q.shape(), t, shared ? 0 : y, shared ? 0 : x, first + c);
+          };
+          std::vector<std::size_t> cells;
+          std::vector<double> p, dp;
+          double sum = 0, mean = 0;
+          for (Index kt = w.t.keys(t).from; kt < w.t.keys(t).to; ++kt)
+            for (Index ky = w.y.keys(y).from; ky < w.y.keys(y).to; ++ky)
+              for (Index kx = w.x.keys(x).from; kx < w.x.keys(x).to; ++kx)
+                cells.push_back(at(keys, kt, ky, kx, first));
+          for (const std::size_t cell : cells) {
+            double score = 0, product = 0;
+            for (Index c = 0; c < head_channels; ++c) {
+              score += double{q.storage()[query(c)]} * k.storage()[cell + static_cast<std::size_t>(c)];
+              product += double{g.storage()[at(s, t, y, x, first + c)]} *
+                         v.storage()[cell + static_cast<std::size_t>(c)];
+            }
+            p.push_back(std::exp(score / 4));
+            dp.push_back(product);
+            sum += p.back();
+          }
+          for (std::size_t j = 0; j < cells.size(); ++j) mean += (p[j] /= sum) * dp[j];
+          for (std::size_t j = 0; j < cells.size(); ++j)
+            for (Index c = 0; c < head_channels; ++c) {
+              const std::size_t o = at(s, t, y, x, first + c), cell = cells[j] + static_cast<std::size_t>(c);
+              const double ds = p[j] * (dp[j] - mean) / 4;
+              out.o[o] += p[j] * v.storage()[cell];
+              out.dq[query(c)] += ds * k.storage()[cell];
+              out.dk[cell] += ds * q.storage()[query(c)];
+              out.dv[cell] += p[j] * g.storage()[o];
+            }
+        }
+  return out;
+}
+
+void expect_near(const Tensor& is, const std::vector<double>& want, const char* what) {
+  double scale = 0, worst = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    scale = std::max(scale, std::abs(want[i]));
+    worst = std::max(worst, std::abs(want[i] - is.storage()[i]));
+  }
+  EXPECT_GT(scale, 0.1) << what;
+  EXPECT_LT(worst, 5e-6 * scale) << what;
+}
+
+TEST(Attention, AgreesWithPlainSums) {
+  const Index frames = 5, ny = 11, nx = 19, leads = 3;
+  const AxisWindow own{Kind::own, 0, 0}, past{Kind::past, 0, frames}, all{Kind::all, 0, frames};
+  const AxisWindow around_y{Kind::around, 3, ny}, around_x{Kind::around, 3, nx};
+  const AxisWindow block_y{Kind::block, 4, ny}, block_x{Kind::block, 4, nx};
+  struct Case {
+    const char* name;
+    AttentionWindow window;
+    Index query_frames;
+    bool shared;
+  };
+  for (const Case& c : {Case{"temporal", {past, own, own}, frames, false},
+                        Case{"neighbourhood", {own, around_y, around_x}, frames, false},
+                        Case{"windowed", {own, block_y, block_x}, frames, false},
+                        Case{"joint", {past, around_y, around_x}, frames, false},
+                        Case{"lead-time queries", {all, own, own}, leads, true},
+                        Case{"lead-time queries around", {all, around_y, around_x}, leads, true}}) {
+    SCOPED_TRACE(c.name);
+    const Shape keys{1, frames, ny, nx, 32};
+    Shape out = keys;
+    out.t = c.query_frames;
+    Shape per_head = out;
+    per_head.c = out.c / head_channels;
+    const Shape queries = c.shared ? Shape{1, leads, 1, 1, 32} : out;
+    const Tensor q = random(queries, 1), k = random(keys, 2), v = random(keys, 3), g = random(out, 4);
+    Tensor o(out), log_sum(per_head), delta(per_head), dq(queries), dk(keys), dv(keys);
+    attend(q, k, v, c.window, {}, o, log_sum);
+    attend_delta(g, o, delta);
+    attend_query_gradient(q, k, v, g, log_sum, delta, c.window, {}, dq);
+    attend_key_gradient(q, k, v, g, log_sum, delta, c.window, {}, dk, dv);
+    const Plain want = plain(q, k, v, g, c.window);
+    expect_near(o, want.o, "o");
+    expect_near(dq, want.dq, "dq");
+    expect_near(dk, want.dk, "dk");
+    expect_near(dv, want.dv, "dv");
+  }
+}
+
+} // namespace
+} // namespace pluvia
