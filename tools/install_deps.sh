@@ -8,9 +8,9 @@ packages=(
   g++ cmake ninja-build pkg-config python3
   # libraries of the program
   libopenmpi-dev openmpi-bin libhdf5-openmpi-dev libnetcdf-mpi-dev libnetcdf-c++4-dev petsc-dev
-  libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libfmt-dev libssl-dev
-  # tests: the framework, and oneDNN as an independent oracle of the operators
-  libgtest-dev libdnnl-dev
+  libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libfmt-dev libssl-dev libdnnl-dev
+  # tests
+  libgtest-dev
   # plots, and the field's own tools, with which the products are checked
   python3-xarray python3-netcdf4 python3-matplotlib python3-cartopy python-cartopy-data
   cdo nco netcdf-bin gdal-bin

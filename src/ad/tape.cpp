@@ -29,13 +29,14 @@ Var Tape::leaf(Tensor value, bool needs_grad) {
   return node;
 }
 
-Var Tape::record(Tensor value, std::function<void(Node&)> pull, Margin grad_margin) {
+Var Tape::record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin) {
+  const std::size_t row = profile_ ? profile_->forward(work, value.shape()) : 0;
   auto node = std::make_shared<Node>();
   node->value = std::move(value);
   if (mode_ == Mode::record) {
     node->needs_grad = true;
     node->grad_margin = grad_margin;
-    entries_.push_back({node, std::move(pull)});
+    entries_.push_back({node, std::move(pull), row});
   }
   return node;
 }
@@ -45,6 +46,7 @@ void Tape::backward() {
     Entry entry = std::move(entries_.back());
     entries_.pop_back();
     if (!entry.node->grad.empty()) entry.pull(*entry.node);
+    if (profile_) profile_->pull(entry.row);
     // The closure dies here, and with it the values that nobody else holds.
   }
 }

@@ -26,6 +26,9 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
 /// Tiles, memory per rank and messages per step, before a job is queued.
 ExitCode plan(const Communicator& world, const Settings& settings, const Log& log);
 
+/// Timings of the machine, the operators, a training step and a forecast, as tables and JSON.
+ExitCode bench(const Communicator& world, const Settings& settings, const Log& log);
+
 /// The reference of every key, or of one section (empty = all), on standard output. Local.
 ExitCode config(const std::string& section, const Log& log);
 

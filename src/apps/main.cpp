@@ -43,6 +43,7 @@ std::vector<Subcommand> subcommands() {
       {"train", "Train a network on an archive", commands::train},
       {"forecast", "Write probabilities of precipitation for each initial time", commands::forecast},
       {"verify", "Score forecasts against the archive and reference forecasts", commands::verify},
+      {"bench", "Time the machine, the operators, a training step and a forecast", commands::bench},
       {"plan", "Show tiles, memory and messages of a run before it is queued", commands::plan},
   };
 }

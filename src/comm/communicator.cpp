@@ -47,26 +47,36 @@ Communicator Communicator::split(int colour, int key) const {
 
 Communicator Communicator::split_by_node() const {
   MPI_Comm out = MPI_COMM_NULL;
-  mpi_check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &out), "MPI_Comm_split_type");
+  mpi_check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &out),
+            "MPI_Comm_split_type");
   return {out, Adopt{}};
 }
 
 namespace {
 MPI_Op mpi_op(Reduce op) {
   switch (op) {
-  case Reduce::min: return MPI_MIN;
-  case Reduce::max: return MPI_MAX;
-  default: return MPI_SUM;
+  case Reduce::min:
+    return MPI_MIN;
+  case Reduce::max:
+    return MPI_MAX;
+  default:
+    return MPI_SUM;
   }
 }
-template <class T> void all_reduce_in_place(std::span<T> values, Reduce op, MPI_Datatype type, MPI_Comm comm) {
-  mpi_check(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), type, mpi_op(op), comm),
-            "MPI_Allreduce");
+template <class T>
+void all_reduce_in_place(std::span<T> values, Reduce op, MPI_Datatype type, MPI_Comm comm) {
+  mpi_check(
+      MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), type, mpi_op(op), comm),
+      "MPI_Allreduce");
 }
 } // namespace
 
-void Communicator::all_reduce(std::span<float> v, Reduce op) const { all_reduce_in_place(v, op, MPI_FLOAT, comm_); }
-void Communicator::all_reduce(std::span<double> v, Reduce op) const { all_reduce_in_place(v, op, MPI_DOUBLE, comm_); }
+void Communicator::all_reduce(std::span<float> v, Reduce op) const {
+  all_reduce_in_place(v, op, MPI_FLOAT, comm_);
+}
+void Communicator::all_reduce(std::span<double> v, Reduce op) const {
+  all_reduce_in_place(v, op, MPI_DOUBLE, comm_);
+}
 void Communicator::all_reduce(std::span<std::int64_t> v, Reduce op) const {
   all_reduce_in_place(v, op, MPI_INT64_T, comm_);
 }
@@ -82,7 +92,9 @@ void Communicator::broadcast(std::string& text, int root) const {
   mpi_check(MPI_Bcast(text.data(), static_cast<int>(size), MPI_BYTE, root, comm_), "MPI_Bcast");
 }
 
-void Communicator::barrier() const { mpi_check(MPI_Barrier(comm_), "MPI_Barrier"); }
+void Communicator::barrier() const {
+  mpi_check(MPI_Barrier(comm_), "MPI_Barrier");
+}
 
 std::vector<std::string> Communicator::all_gather(const std::string& text) const {
   std::vector<std::string> out(static_cast<std::size_t>(size_));
@@ -92,6 +104,23 @@ std::vector<std::string> Communicator::all_gather(const std::string& text) const
     broadcast(piece, r);
   }
   return out;
+}
+
+void bounce(const Communicator& comm, std::span<std::byte> data, int peer) {
+  constexpr int tag = 12;
+  const auto send = [&] {
+    mpi_check(MPI_Send(data.data(), static_cast<int>(data.size()), MPI_BYTE, peer, tag, comm.raw()),
+              "MPI_Send");
+  };
+  const auto receive = [&] {
+    mpi_check(MPI_Recv(data.data(), static_cast<int>(data.size()), MPI_BYTE, peer, tag, comm.raw(),
+                       MPI_STATUS_IGNORE),
+              "MPI_Recv");
+  };
+  if (comm.rank() < peer)
+    send(), receive();
+  else
+    receive(), send();
 }
 
 namespace detail {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <chrono>
 #include <cstring>
 
 namespace pluvia {
@@ -56,6 +57,20 @@ template <class RowCopy> void for_each_row(Tensor& tensor, const Rect& r, RowCop
       for (Index y = r.y0; y < r.y1; ++y) copy(tensor.cell(b, t, y, r.x0), r.width() * s.c);
 }
 
+/// Adds the time it lives to a sum.
+class Stopwatch {
+public:
+  explicit Stopwatch(double& sum) : sum_(sum) {}
+  ~Stopwatch() { sum_ += std::chrono::duration<double>(Clock::now() - start_).count(); }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+private:
+  using Clock = std::chrono::steady_clock;
+  double& sum_;
+  Clock::time_point start_ = Clock::now();
+};
+
 void zero_margins(Tensor& tensor) {
   const Shape& s = tensor.shape();
   const Margin& m = tensor.margin();
@@ -106,8 +121,10 @@ HaloPlan plan_halo(const Tiling& tiling, int level, int rank,
   return plan;
 }
 
-HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors)
-    : plan_(plan), tensors_(std::move(tensors)) {
+HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors,
+                           HaloCost& cost)
+    : plan_(plan), cost_(cost), tensors_(std::move(tensors)) {
+  const Stopwatch packing(cost_.pack_seconds);
   const auto prepare = [&](const std::vector<HaloPlan::Piece>& pieces, std::vector<Message>& messages) {
     for (const auto& piece : pieces) {
       if (messages.empty() || messages.back().peer != piece.peer) messages.push_back({piece.peer, {}});
@@ -144,6 +161,8 @@ HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::
         if (in.peer == m.peer) in.data.swap(m.data);
       continue;
     }
+    cost_.bytes += static_cast<std::int64_t>(m.data.size() * sizeof(float));
+    ++cost_.messages;
     mpi_check(MPI_Isend(m.data.data(), static_cast<int>(m.data.size()), MPI_FLOAT, m.peer, tag, comm.raw(),
                         &requests_.emplace_back()),
               "MPI_Isend");
@@ -156,9 +175,13 @@ HaloExchange::~HaloExchange() {
 }
 
 void HaloExchange::finish() {
-  mpi_check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
-            "MPI_Waitall");
+  {
+    const Stopwatch waiting(cost_.wait_seconds);
+    mpi_check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
+              "MPI_Waitall");
+  }
   finished_ = true;
+  const Stopwatch unpacking(cost_.pack_seconds);
   std::size_t piece = 0;
   for (Message& m : incoming_) {
     const float* in = m.data.data();

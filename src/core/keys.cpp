@@ -122,6 +122,16 @@ void declare(VerifySettings& s, const Declare& key) {
       "scores.json files or globs of other runs (array jobs) to add up instead of scoring forecasts");
 }
 
+void declare(BenchSettings& s, const Declare& key) {
+  const Limits positive{.low = 1}, extent{.low = 8, .high = 65536};
+  key("bench.ny", &s.ny, "cells", extent, "rows of the grid that is timed");
+  key("bench.nx", &s.nx, "cells", extent, "columns of the grid that is timed");
+  key("bench.inputs", &s.inputs, "channels", {.low = 1, .high = 1024}, "input channels of the network");
+  key("bench.rounds", &s.rounds, "rounds", positive, "repetitions, all contenders in turn");
+  key("bench.ranks", &s.ranks, "ranks", positive, "rank counts of the scaling tables; empty = no tables");
+  key("bench.output", &s.output, "", {.not_empty = true}, "file of the results (JSON)");
+}
+
 void declare(SimulateSettings& s, const Declare& key) {
   const Limits extent{.low = 16, .high = 65536}, share{.low = 0, .high = 0.9};
   key("simulate.output", &s.output, "", {.not_empty = true}, "archive to write");
@@ -255,6 +265,7 @@ std::vector<Key> declare_keys(Settings& s) {
   declare(s.train, key);
   declare(s.forecast, key);
   declare(s.verify, key);
+  declare(s.bench, key);
   declare(s.simulate, key);
   return keys;
 }

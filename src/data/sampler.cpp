@@ -49,7 +49,7 @@ std::vector<double> angles(const std::vector<double>& coordinate, bool closed) {
 } // namespace
 
 SampleRule make_sample_rule(const Settings& settings) {
-  const auto& [data, grid, target, model, parallel, train, forecast, verify, simulate] = settings;
+  const auto& [data, grid, target, model, parallel, train, forecast, verify, bench, simulate] = settings;
   SampleRule rule;
   if (data.target.empty())
     fail(ExitCode::usage, "data.target is not set", "", "Name the precipitation rate of the archive.");

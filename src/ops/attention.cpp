@@ -509,4 +509,15 @@ void attend_key_gradient(const Tensor& q, const Tensor& k, const Tensor& v, cons
   });
 }
 
+double attended_pairs(const Shape& s, const AttentionWindow& window, TileOrigin origin) {
+  const auto along = [](const AxisWindow& axis, Index from, Index count) {
+    double pairs = 0;
+    for (Index i = from; i < from + count; ++i)
+      pairs += static_cast<double>(axis.keys(i).to - axis.keys(i).from);
+    return pairs;
+  };
+  return static_cast<double>(s.b) * along(window.t, 0, s.t) * along(window.y, origin.y, s.y) *
+         along(window.x, origin.x, s.x);
+}
+
 } // namespace pluvia

@@ -11,7 +11,8 @@ Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const V
   Tensor y(s, out_margin);
   convolve(x->value, pack(weight.value, {}), bias.value.cell(0, 0, 0, 0),
            residual ? &residual->value : nullptr, y);
-  return tape.record(std::move(y), [x, &weight, &bias, residual](Node& node) {
+  const Work work = convolution_work("linear", s, weight.value.shape(), x->needs_grad);
+  return tape.record(std::move(y), work, [x, &weight, &bias, residual](Node& node) {
     convolve_weight_gradient(x->value, node.grad, {}, weight.grad, bias.grad.cell(0, 0, 0, 0));
     if (x->needs_grad) {
       Tensor dx(x->value.shape(), x->grad_margin);

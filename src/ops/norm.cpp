@@ -57,7 +57,7 @@ Var layer_norm(Tape& tape, const Var& x, Parameter& gain, Parameter& bias, Activ
     }
   });
 
-  return tape.record(std::move(y), [x, &gain, &bias, activation, s](Node& node) {
+  return tape.record(std::move(y), {"layer_norm", s.c}, [x, &gain, &bias, activation, s](Node& node) {
     const float *gv = gain.value.cell(0, 0, 0, 0), *ov = bias.value.cell(0, 0, 0, 0);
     Tensor dx(s, x->grad_margin);
     const Index rows = s.b * s.t * s.y;

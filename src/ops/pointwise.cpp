@@ -24,7 +24,7 @@ Var gelu(Tape& tape, const Var& x, Margin out_margin) {
     float* out = y.cell(b, t, iy, 0);
     for (Index i = 0; i < s.x * s.c; ++i) out[i] = gelu(in[i]);
   });
-  return tape.record(std::move(y), [x, s](Node& node) {
+  return tape.record(std::move(y), {"gelu", s.c}, [x, s](Node& node) {
     Tensor dx(s, x->grad_margin);
     for_rows(s, [&](Index b, Index t, Index iy) {
       const float *in = x->value.cell(b, t, iy, 0), *dy = node.grad.cell(b, t, iy, 0);
@@ -45,7 +45,7 @@ Var blend(Tape& tape, const Var& g, const Var& a, const Var& b) {
     float* out = y.cell(ib, t, iy, 0);
     for (Index i = 0; i < s.x * s.c; ++i) out[i] = std::fma(sigmoid(gv[i]), av[i] - bv[i], bv[i]);
   });
-  return tape.record(std::move(y), [g, a, b, s](Node& node) {
+  return tape.record(std::move(y), {"blend", s.c}, [g, a, b, s](Node& node) {
     Tensor dg(s, g->grad_margin), da(s, a->grad_margin), db(s, b->grad_margin);
     for_rows(s, [&](Index ib, Index t, Index iy) {
       const float *gv = g->value.cell(ib, t, iy, 0), *av = a->value.cell(ib, t, iy, 0);

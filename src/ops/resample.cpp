@@ -49,7 +49,7 @@ Var merge(Tape& tape, const Var& x) {
   const Shape s{f.b, f.t, (f.y + 1) / 2, (f.x + 1) / 2, 4 * f.c};
   Tensor y(s);
   gather(x->value, y);
-  return tape.record(std::move(y), [x, f](Node& node) {
+  return tape.record(std::move(y), {"merge", f.c}, [x, f](Node& node) {
     if (!x->needs_grad) return;
     Tensor dx(f, x->grad_margin);
     scatter(node.grad, nullptr, dx);
@@ -62,7 +62,7 @@ Var unmerge(Tape& tape, const Var& x, Index height, Index width, const Var& adde
   assert(s.y == (height + 1) / 2 && s.x == (width + 1) / 2);
   Tensor y({s.b, s.t, height, width, s.c / 4});
   scatter(x->value, addend ? &addend->value : nullptr, y);
-  return tape.record(std::move(y), [x, s, addend](Node& node) {
+  return tape.record(std::move(y), {"unmerge", s.c}, [x, s, addend](Node& node) {
     Tensor dx(s, x->grad_margin);
     gather(node.grad, dx);
     accumulate(*x, std::move(dx));

@@ -23,12 +23,12 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   assert(x->value.margin() == reach(stencil));
   Shape s = x->value.shape();
   s.c = weight.value.shape().c;
-  HaloExchange(tiles.stencil_halo(level, stencil), tiles.comm(), {&x->value}).finish();
+  tiles.exchange(tiles.stencil_halo(level, stencil), {&x->value}).finish();
   Tensor y(s);
   convolve(x->value, pack(weight.value, stencil), bias.value.cell(0, 0, 0, 0),
            residual ? &residual->value : nullptr, y);
   const auto pull = [&tiles, level, x, &weight, &bias, stencil, residual](Node& node) {
-    HaloExchange exchange(tiles.stencil_halo(level, transposed(stencil)), tiles.comm(), {&node.grad});
+    HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad});
     convolve_weight_gradient(x->value, node.grad, stencil, weight.grad, bias.grad.cell(0, 0, 0, 0));
     exchange.finish();
     if (x->needs_grad) {
@@ -38,7 +38,8 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
     }
     if (residual && residual->needs_grad) accumulate(*residual, node.grad.clone(residual->grad_margin));
   };
-  return tape.record(std::move(y), pull, reach(transposed(stencil)));
+  const Work work = convolution_work("conv3d", s, weight.value.shape(), x->needs_grad);
+  return tape.record(std::move(y), work, pull, reach(transposed(stencil)));
 }
 
 Margin query_margin(Decomposition& tiles, int level, const AttentionWindow& window) {
@@ -53,8 +54,7 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
               const AttentionWindow& window) {
   const TileOrigin origin = origin_of(tiles.tile(level));
   const bool home = stays_home(window);
-  if (!home)
-    HaloExchange(tiles.key_halo(level, window.y, window.x), tiles.comm(), {&k->value, &v->value}).finish();
+  if (!home) tiles.exchange(tiles.key_halo(level, window.y, window.x), {&k->value, &v->value}).finish();
   Shape s = k->value.shape();
   s.t = q->value.shape().t;
   Shape per_head = s;
@@ -72,7 +72,7 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
       const bool shared =
           q->value.shape().y == 1 && q->value.margin() == Margin{} && q->value.shape() != node.value.shape();
       if (!shared) haloed.push_back(&q->value);
-      HaloExchange(tiles.query_halo(level, window.y, window.x), tiles.comm(), haloed).finish();
+      tiles.exchange(tiles.query_halo(level, window.y, window.x), haloed).finish();
     }
     Tensor dk(k->value.shape(), k->grad_margin), dv(v->value.shape(), v->grad_margin);
     attend_key_gradient(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin, dk, dv);
@@ -84,7 +84,10 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
     accumulate(*k, std::move(dk));
     accumulate(*v, std::move(dv));
   };
-  return tape.record(std::move(o), pull, margin);
+  // Two products of a query with a key forward; five backward, which makes the scores anew.
+  const double flop = 4.0 * attended_pairs(s, window, origin) * static_cast<double>(s.c);
+  return tape.record(std::move(o), {home ? "attention (time)" : "attention (space)", s.c, flop, 2.5 * flop},
+                     pull, margin);
 }
 
 } // namespace pluvia

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "pluvia/ad/profile.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
@@ -36,12 +37,13 @@ public:
     record, ///< training
     forget  ///< forecasting: nothing is kept, values die with their last user
   };
-  explicit Tape(Mode mode) : mode_(mode) {}
+  /// A profile, when given, books the time of every operator and must outlive the tape.
+  explicit Tape(Mode mode, Profile* profile = nullptr) : mode_(mode), profile_(profile) {}
 
   bool recording() const { return mode_ == Mode::record; }
   /// A value that is computed from others. `pull` reads node.grad and accumulates into the inputs it holds;
   /// it is kept only when recording and never called for a node whose gradient nobody asked for.
-  Var record(Tensor value, std::function<void(Node&)> pull, Margin grad_margin = {});
+  Var record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin = {});
   /// A value from outside; gradients are collected for it only when asked for.
   static Var leaf(Tensor value, bool needs_grad = false);
   /// Pulls gradients back from every node whose grad is set, latest first. Empties the tape.
@@ -51,8 +53,10 @@ private:
   struct Entry {
     Var node;
     std::function<void(Node&)> pull;
+    std::size_t row; ///< of the profile
   };
   Mode mode_;
+  Profile* profile_;
   std::vector<Entry> entries_;
 };
 

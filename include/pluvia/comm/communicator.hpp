@@ -67,6 +67,10 @@ template <class Body> void together(const Communicator& comm, Body&& body) {
   detail::agree(comm, caught.text, caught.code);
 }
 
+/// Sends `data` to a peer and receives as much from it: rank order decides who begins. For measuring. Both
+/// ranks call it.
+void bounce(const Communicator& comm, std::span<std::byte> data, int peer);
+
 /// Throws a failed Error when an MPI call did not succeed. Local.
 void mpi_check(int return_code, const char* call);
 

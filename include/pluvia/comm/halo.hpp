@@ -24,13 +24,21 @@ struct HaloPlan {
 };
 HaloPlan plan_halo(const Tiling& tiling, int level, int rank, const std::function<Rect(const Rect&)>& needed);
 
+/// What exchanges have cost a rank so far.
+struct HaloCost {
+  double pack_seconds = 0; ///< copying into and out of messages, zeroing what lies outside the domain
+  double wait_seconds = 0; ///< waiting for neighbours, not hidden behind work
+  std::int64_t bytes = 0, messages = 0; ///< sent
+};
+
 /// Fills the margins of tensors from their owners: construct to start, finish() to complete, and work on the
 /// interior in between. Ghost cells outside the domain, and ghost frames, are set to zero. All tensors travel
 /// in one message per neighbour. Collective over `comm`: every rank of the tiling, the same tensors in the
 /// same order. The tensors must have the plan's margins in y and x.
 class HaloExchange {
 public:
-  HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors);
+  /// The cost is added to `cost`, which like the plan must outlive the exchange.
+  HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors, HaloCost& cost);
   ~HaloExchange();
   HaloExchange(const HaloExchange&) = delete;
   HaloExchange& operator=(const HaloExchange&) = delete;
@@ -42,6 +50,7 @@ private:
     std::vector<float> data;
   };
   const HaloPlan& plan_;
+  HaloCost& cost_;
   std::vector<Tensor*> tensors_;
   std::vector<Message> outgoing_, incoming_;
   std::vector<MPI_Request> requests_;

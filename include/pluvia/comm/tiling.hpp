@@ -19,8 +19,9 @@ Rect intersect(const Rect& a, const Rect& b);
 enum class Edge { closed, periodic };
 
 /// How a grid of ny x nx cells and its coarser levels are cut over rows x cols ranks.
-/// Level l has ceil(ny / 2^l) x ceil(nx / 2^l) cells. Cuts fall on whole cells of the coarsest level, as evenly
-/// as possible, so every level is aligned on every rank and only stencils of stride 1 need halos. A plain value.
+/// Level l has ceil(ny / 2^l) x ceil(nx / 2^l) cells. Cuts fall on whole cells of the coarsest level, as
+/// evenly as possible, so every level is aligned on every rank and only stencils of stride 1 need halos. A
+/// plain value.
 class Tiling {
 public:
   /// Throws a usage Error when rows or cols exceed the coarsest extent, or a periodic width does not divide.

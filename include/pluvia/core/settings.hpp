@@ -94,6 +94,14 @@ struct VerifySettings {
   bool operator==(const VerifySettings&) const = default;
 };
 
+struct BenchSettings {
+  std::int64_t ny = 128, nx = 128, inputs = 6;
+  std::int64_t rounds = 5;
+  std::vector<std::int64_t> ranks; ///< of the scaling tables; empty = none
+  std::string output = "bench.json";
+  bool operator==(const BenchSettings&) const = default;
+};
+
 struct SimulateSettings {
   std::string output = "archive.nc";
   std::int64_t ny = 96, nx = 128;
@@ -117,6 +125,7 @@ struct Settings {
   TrainSettings train;
   ForecastSettings forecast;
   VerifySettings verify;
+  BenchSettings bench;
   SimulateSettings simulate;
   bool operator==(const Settings&) const = default;
 };

@@ -65,4 +65,7 @@ void attend_key_gradient(const Tensor& q, const Tensor& k, const Tensor& v, cons
                          const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
                          TileOrigin origin, Tensor& dk, Tensor& dv);
 
+/// Pairs of a query cell and a key cell over the queries of a tile.
+double attended_pairs(const Shape& queries, const AttentionWindow& window, TileOrigin origin);
+
 } // namespace pluvia

@@ -1,6 +1,7 @@
 #pragma once
 #include <vector>
 
+#include "pluvia/ad/profile.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
@@ -41,5 +42,13 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
 /// C_out]. The same bits for every thread count. Local.
 void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,
                               float* db);
+
+/// The arithmetic of a convolution to `output` with weights [t, y, x, C_in, C_out], and of its gradients: of
+/// the weights, and of the input when that is wanted.
+inline Work convolution_work(std::string_view name, const Shape& output, const Shape& weight,
+                             bool input_gradient) {
+  const double flop = 2.0 * static_cast<double>(output.cells() * weight.size());
+  return {name, weight.x, flop, input_gradient ? 2 * flop : flop};
+}
 
 } // namespace pluvia

@@ -1,6 +1,8 @@
 #pragma once
 #include <map>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "pluvia/comm/communicator.hpp"
 #include "pluvia/comm/halo.hpp"
@@ -40,6 +42,13 @@ public:
   const HaloPlan& key_halo(int level, const AxisWindow& y, const AxisWindow& x);
   const HaloPlan& query_halo(int level, const AxisWindow& y, const AxisWindow& x);
 
+  /// Starts an exchange over all tiles, whose cost is booked below. Collective.
+  HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors) {
+    return {plan, comm_, std::move(tensors), halo_cost_};
+  }
+  /// What the exchanges have cost this rank so far.
+  const HaloCost& halo_cost() const { return halo_cost_; }
+
   AxisWindow around_y(int level, Index radius) const { return pluvia::around_y(tiling_, level, radius); }
   AxisWindow around_x(int level, Index radius) const { return pluvia::around_x(tiling_, level, radius); }
   AxisWindow block_y(int level, Index size) const { return pluvia::block_y(tiling_, level, size); }
@@ -51,6 +60,7 @@ private:
   const Communicator& comm_;
   Tiling tiling_;
   std::map<Key, HaloPlan> plans_;
+  HaloCost halo_cost_;
 };
 
 } // namespace pluvia

@@ -6,8 +6,8 @@
 
 namespace pluvia {
 
-/// Sums every parameter's gradient over the ranks in one message: the transpose of replicating the parameters.
-/// Collective.
+/// Sums every parameter's gradient over the ranks in one message: the transpose of replicating the
+/// parameters. Collective.
 void sum_gradients(const Communicator& comm, const std::vector<Parameter*>& parameters);
 
 } // namespace pluvia

@@ -1,0 +1,45 @@
+#pragma once
+#include <cstdint>
+
+#include "pluvia/core/settings.hpp"
+#include "pluvia/nn/st_unet.hpp"
+#include "pluvia/ops/loss.hpp"
+#include "pluvia/train/adam.hpp"
+
+namespace pluvia {
+
+/// Seconds of one training step, phase by phase; halo times lie within forward and backward.
+struct StepPhases {
+  double forward = 0, loss = 0, backward = 0, reduction = 0, optimiser = 0;
+  HaloCost halo;
+};
+
+/// A network on random input of a given size: what is timed when a step or a forecast is. Precondition of
+/// all: collective over the communicator.
+class NetworkTiming {
+public:
+  /// ny x nx cells of level 0 over all ranks of `comm`, which must outlive it. Throws a usage Error when the
+  /// ranks do not fit the grid.
+  NetworkTiming(const Communicator& comm, const Settings& settings, Index ny, Index nx);
+
+  /// One sample forward, nothing kept.
+  void forecast(Profile* profile = nullptr);
+  /// One sample forward and backward, gradients summed, one update.
+  StepPhases step(Profile* profile = nullptr);
+
+  std::int64_t parameters() { return network_.parameters().size(); }
+  const Decomposition& tiles() const { return tiles_; }
+  const StUnetPorts& ports() const { return ports_; }
+
+private:
+  const Communicator& comm_;
+  StUnetPorts ports_;
+  Decomposition tiles_;
+  StUnet network_;
+  std::vector<Parameter*> parameters_;
+  Adam adam_;
+  Var input_, base_;
+  Target target_;
+};
+
+} // namespace pluvia

@@ -1,0 +1,282 @@
+#include <omp.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "commands.hpp"
+#include "pluvia/bench/ceilings.hpp"
+#include "pluvia/bench/network_timing.hpp"
+#include "pluvia/io/time.hpp"
+#include "pluvia/nn/footprint.hpp"
+
+namespace pluvia::commands {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr double giga = 1e9, mib = 1024.0 * 1024.0;
+
+/// The value of a key of /proc/cpuinfo, of the first processor.
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown processor";
+}
+
+double load_average() {
+  double load = 0;
+  return getloadavg(&load, 1) == 1 ? load : 0;
+}
+
+/// The most memory this process has held so far [bytes].
+double peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+Json describe(const Timing& t) {
+  return {{"median_s", t.median()}, {"min_s", t.least()}, {"max_s", t.most()}, {"runs", t.seconds.size()}};
+}
+
+double largest(const Communicator& comm, double value) {
+  comm.all_reduce(std::span(&value, 1), Reduce::max);
+  return value;
+}
+double total(const Communicator& comm, double value) {
+  comm.all_reduce(std::span(&value, 1), Reduce::sum);
+  return value;
+}
+
+/// Arithmetic of convolutions and linear layers, which is the model's own.
+struct Arithmetic {
+  double forward = 0, step = 0;
+};
+Arithmetic arithmetic(const Communicator& comm, const Profile& profile) {
+  Arithmetic out;
+  for (const Profile::Row& row : profile.rows())
+    if (row.name == "conv3d" || row.name == "linear")
+      out.forward += row.flop, out.step += row.flop + row.pull_flop;
+  return {total(comm, out.forward), total(comm, out.step)};
+}
+
+/// One line per operator and shape of this rank: time, share, arithmetic against the ceiling of its threads.
+std::string operator_table(const Profile& profile, int steps, double ceiling, Json& json) {
+  std::string out = fmt::format("{:<18} {:>6} {:<22} {:>5}  {:>9} {:>9}  {:>6}  {:>9} {:>7} {:>7}\n",
+                                "operator", "C in", "output T x Y x X x C", "calls", "fwd ms", "bwd ms",
+                                "share", "GFLOP/s", "fwd/cl.", "bwd/cl.");
+  std::vector<Profile::Row> rows = profile.rows();
+  double all = 0;
+  for (const auto& row : rows) all += row.forward_seconds + row.pull_seconds;
+  std::ranges::sort(rows, std::greater{}, [](const auto& r) { return r.forward_seconds + r.pull_seconds; });
+  for (const auto& row : rows) {
+    const double seconds = row.forward_seconds + row.pull_seconds, flop = row.flop + row.pull_flop;
+    const Shape& s = row.output;
+    out +=
+        fmt::format("{:<18} {:>6} {:<22} {:>5}  {:>9.3f} {:>9.3f}  {:>5.1f}%", row.name, row.inputs,
+                    fmt::format("{} x {} x {} x {}", s.t, s.y, s.x, s.c), row.calls / steps,
+                    1e3 * row.forward_seconds / steps, 1e3 * row.pull_seconds / steps, 100 * seconds / all);
+    if (flop > 0)
+      out +=
+          fmt::format("  {:>9.1f} {:>7.2f} {:>7.2f}", flop / seconds / giga,
+                      row.flop / row.forward_seconds / ceiling, row.pull_flop / row.pull_seconds / ceiling);
+    out += "\n";
+    json.push_back({{"operator", row.name},
+                    {"c_in", row.inputs},
+                    {"output_t_y_x_c", {s.t, s.y, s.x, s.c}},
+                    {"calls", row.calls / steps},
+                    {"forward_s", row.forward_seconds / steps},
+                    {"backward_s", row.pull_seconds / steps},
+                    {"flop", row.flop / steps},
+                    {"backward_flop", row.pull_flop / steps}});
+  }
+  return out;
+}
+
+/// Training steps on the first 1, 2, ... ranks: the same grid, or as much grid for each.
+std::string scaling_table(const Communicator& world, const Settings& s, Json& json) {
+  std::string out = fmt::format("{:<7} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
+                                "grid", "median s", "min s", "max s", "efficiency", "halo wait");
+  for (const bool strong : {true, false}) {
+    double first = 0;
+    for (const std::int64_t wanted : s.bench.ranks) {
+      const int ranks = static_cast<int>(wanted);
+      const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks);
+      const Index ny = strong ? s.bench.ny : s.bench.ny * shape.rows,
+                  nx = strong ? s.bench.nx : s.bench.nx * shape.cols;
+      const Communicator part = world.split(world.rank() < ranks ? 0 : 1, world.rank());
+      double figures[4] = {};
+      if (world.rank() < ranks) {
+        Settings automatic = s;
+        automatic.parallel.rows = automatic.parallel.cols = 0;
+        NetworkTiming network(part, automatic, ny, nx);
+        double wait = 0, seconds = 0;
+        const Timing t = time_in_turn(part,
+                                      {{"step",
+                                        [&] {
+                                          const StepPhases p = network.step();
+                                          wait += p.halo.wait_seconds;
+                                          seconds +=
+                                              p.forward + p.loss + p.backward + p.reduction + p.optimiser;
+                                        },
+                                        0}},
+                                      static_cast<int>(s.bench.rounds))[0];
+        figures[0] = t.median(), figures[1] = t.least(), figures[2] = t.most();
+        figures[3] = largest(part, wait / seconds);
+      }
+      world.broadcast(std::as_writable_bytes(std::span(figures)), 0);
+      if (first == 0) first = figures[0] * (strong ? ranks : 1);
+      const double efficiency = first / (figures[0] * (strong ? ranks : 1));
+      out += fmt::format("{:<7} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n",
+                         strong ? "strong" : "weak", ranks, fmt::format("{} x {}", ny, nx), figures[0],
+                         figures[1], figures[2], 100 * efficiency, 100 * figures[3]);
+      json.push_back({{"scaling", strong ? "strong" : "weak"},
+                      {"ranks", ranks},
+                      {"ny", ny},
+                      {"nx", nx},
+                      {"median_s", figures[0]},
+                      {"min_s", figures[1]},
+                      {"max_s", figures[2]},
+                      {"efficiency", efficiency},
+                      {"halo_wait_share", figures[3]}});
+    }
+  }
+  return out;
+}
+
+} // namespace
+
+ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
+  for (const std::int64_t ranks : s.bench.ranks)
+    if (ranks > world.size())
+      fail(ExitCode::usage, fmt::format("bench.ranks holds {}", ranks),
+           fmt::format("the program runs on {} ranks", world.size()), "Start it on more ranks.");
+  const int rounds = static_cast<int>(s.bench.rounds), threads = omp_get_max_threads();
+  NetworkTiming network(world, s, s.bench.ny, s.bench.nx);
+  const double load = load_average();
+
+  // Memory first: the ceilings bring arrays of their own.
+  const double before = peak_memory();
+  network.step();
+  const double held = largest(world, peak_memory()), grown = largest(world, peak_memory() - before);
+  const auto kept = static_cast<double>(
+      estimate_footprint(s.model, network.ports(), network.tiles().tiling(), world.rank()).activation_bytes);
+
+  Progress progress(log, "bench", 4);
+  Profile profile;
+  for (int i = 0; i < rounds; ++i) network.step(&profile);
+  const Arithmetic flop = arithmetic(world, profile);
+  progress.update(1, "operators timed");
+
+  std::vector<StepPhases> phases;
+  std::vector<Contender> contenders{convolution_ceiling(world, Precision::f32)};
+  if (has_native_bf16()) contenders.push_back(convolution_ceiling(world, Precision::bf16));
+  const std::size_t machine = contenders.size() + 1;
+  contenders.push_back(memory_ceiling(world));
+  contenders.push_back({"training step", [&] { phases.push_back(network.step()); }, flop.step / rounds});
+  contenders.push_back({"forecast", [&] { network.forecast(); }, flop.forward / rounds});
+  const std::vector<Timing> timings = time_in_turn(world, contenders, rounds);
+  phases.erase(phases.begin()); // the round that was thrown away
+  progress.update(2, "step and forecast timed");
+
+  const double ceiling = contenders[0].amount / timings[0].median();
+  Json json{{"program", "pluvia " PLUVIA_VERSION},
+            {"date", format_time(static_cast<Time>(std::time(nullptr)))},
+            {"machine",
+             {{"processor", processor()},
+              {"cores_online", std::filesystem::exists("/proc/cpuinfo") ? omp_get_num_procs() : 0},
+              {"load_average_1_min", load}}},
+            {"ranks", world.size()},
+            {"threads_per_rank", threads},
+            {"grid_ny_nx", {s.bench.ny, s.bench.nx}},
+            {"parameters", network.parameters()},
+            {"flop", {{"forward", flop.forward / rounds}, {"step", flop.step / rounds}}}};
+
+  std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
+                                processor(), world.size(), threads, load);
+  out += fmt::format("network     {} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
+                     "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
+                     s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs,
+                     network.ports().lead_hours.size(), network.ports().classes, network.parameters(),
+                     flop.forward / rounds / giga, flop.step / rounds / giga);
+  out += fmt::format("{:<26} {:>10} {:>10} {:>10}  {:>22}  {}\n", "in turn, one after another", "median s",
+                     "min s", "max s", "rate", "of the f32 ceiling");
+  for (std::size_t i = 0; i < contenders.size(); ++i) {
+    const Timing& t = timings[i];
+    const bool bytes = i + 1 == machine;
+    const double rate = contenders[i].amount / t.median();
+    out += fmt::format("{:<26} {:>10.4f} {:>10.4f} {:>10.4f}  {:>10.1f} {:<11}  {}\n", contenders[i].name,
+                       t.median(), t.least(), t.most(), rate / giga, bytes ? "GB/s" : "GFLOP/s",
+                       bytes ? "" : fmt::format("{:.2f}", rate / ceiling));
+    Json entry = describe(t);
+    entry[bytes ? "bytes_per_s" : "flop_per_s"] = rate;
+    json["timings"][contenders[i].name] = entry;
+  }
+
+  const auto phase = [&](auto&& member) {
+    Timing t;
+    for (const StepPhases& p : phases) t.seconds.push_back(member(p));
+    return largest(world, t.median());
+  };
+  const std::vector<std::pair<const char*, double>> parts{
+      {"forward", phase([](const StepPhases& p) { return p.forward; })},
+      {"loss", phase([](const StepPhases& p) { return p.loss; })},
+      {"backward", phase([](const StepPhases& p) { return p.backward; })},
+      {"reduction", phase([](const StepPhases& p) { return p.reduction; })},
+      {"optimiser", phase([](const StepPhases& p) { return p.optimiser; })},
+      {"of it halo copies", phase([](const StepPhases& p) { return p.halo.pack_seconds; })},
+      {"of it halo waiting", phase([](const StepPhases& p) { return p.halo.wait_seconds; })}};
+  out += "\nphase of a step (slowest rank)\n";
+  for (const auto& [name, seconds] : parts) {
+    out += fmt::format("  {:<20} {:>10.4f} s\n", name, seconds);
+    json["phases_s"][name] = seconds;
+  }
+  const HaloCost& halo = phases.back().halo;
+  json["halo"] = {{"bytes_sent", halo.bytes}, {"messages_sent", halo.messages}};
+  out += fmt::format("  halos sent by rank 0: {:.2f} MiB in {} messages\n",
+                     static_cast<double>(halo.bytes) / mib, halo.messages);
+  out +=
+      fmt::format("\nmemory      a step holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all; "
+                  "activations to keep {:.1f} MiB: {:.2f} times\n\n",
+                  grown / mib, held / mib, largest(world, kept) / mib, grown / largest(world, kept));
+  json["memory_bytes"] = {
+      {"peak", held}, {"peak_of_step", grown}, {"activations_to_keep", largest(world, kept)}};
+  // The rows are of one rank, and so is the ceiling to compare them with.
+  out += operator_table(profile, rounds, ceiling / world.size(), json["operators"]);
+
+  if (world.size() > 1) {
+    const MessageCeiling messages = message_ceiling(world);
+    out += fmt::format("\nmessages    {:.2f} us, {:.2f} GB/s between ranks 0 and 1\n",
+                       1e6 * messages.latency_seconds, messages.bytes_per_second / giga);
+    json["messages"] = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
+  }
+  progress.update(3, "messages timed");
+  if (!s.bench.ranks.empty()) out += "\n" + scaling_table(world, s, json["scaling"]);
+  progress.update(4);
+
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    std::ofstream file(s.bench.output);
+    file << json.dump(1) << "\n";
+    file.close();
+    if (!file)
+      fail(ExitCode::failed, "Cannot write " + s.bench.output, "the file system refused it",
+           "Check bench.output.");
+  });
+  if (log.voice() != Log::Voice::silent) std::fputs(out.c_str(), stdout);
+  log.info("results in " + s.bench.output);
+  return ExitCode::done;
+}
+
+} // namespace pluvia::commands

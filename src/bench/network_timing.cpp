@@ -1,0 +1,87 @@
+#include "pluvia/bench/network_timing.hpp"
+
+#include <algorithm>
+#include <chrono>
+
+#include "pluvia/core/random.hpp"
+#include "pluvia/parallel/gradient_sync.hpp"
+
+namespace pluvia {
+
+namespace {
+
+Tiling tile(const Settings& settings, Index ny, Index nx, int ranks) {
+  const int levels = levels_of(settings.model);
+  const GridShape shape = choose_grid_shape(ny, nx, levels, ranks, static_cast<int>(settings.parallel.rows),
+                                            static_cast<int>(settings.parallel.cols));
+  return {ny, nx, levels, shape.rows, shape.cols};
+}
+
+Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
+  Tensor t = Tensor::zeros(shape, margin);
+  std::uint64_t n = 0;
+  for (Index b = 0; b < shape.b; ++b)
+    for (Index f = 0; f < shape.t; ++f)
+      for (Index y = 0; y < shape.y; ++y)
+        for (float* v = t.cell(b, f, y, 0); v != t.cell(b, f, y, shape.x); ++v)
+          *v = static_cast<float>(random_normal(1, RandomPurpose::test, n++, stream));
+  return Tape::leaf(std::move(t));
+}
+
+} // namespace
+
+NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Index ny, Index nx)
+    : comm_(comm), ports_{settings.bench.inputs, settings.target.leads_hours,
+                          static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
+      tiles_(comm, tile(settings, ny, nx, comm.size())),
+      network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
+      parameters_(network_.parameters().all()), adam_(make_adam(parameters_)) {
+  const Rect own = tiles_.tile(0);
+  const auto leads = static_cast<Index>(ports_.lead_hours.size());
+  input_ = random_leaf({1, settings.model.history, own.height(), own.width(), ports_.inputs},
+                       network_.input_margin(), 1);
+  base_ = random_leaf({1, leads, own.height(), own.width(), ports_.classes}, {}, 2);
+  const auto values = static_cast<std::size_t>(leads * own.cells());
+  for (std::size_t i = 0; i < values; ++i)
+    target_.classes.push_back(static_cast<std::int8_t>(random_bits(1, RandomPurpose::test, i, 3) %
+                                                       static_cast<std::uint64_t>(ports_.classes)));
+  target_.weights.assign(static_cast<std::size_t>(leads * own.height()),
+                         1.0F / static_cast<float>(leads * ny * nx));
+}
+
+void NetworkTiming::forecast(Profile* profile) {
+  Tape tape(Tape::Mode::forget, profile);
+  if (profile) profile->start();
+  network_.forward(tape, tiles_, input_, base_);
+}
+
+StepPhases NetworkTiming::step(Profile* profile) {
+  StepPhases phases;
+  const HaloCost before = tiles_.halo_cost();
+  auto last = std::chrono::steady_clock::now();
+  const auto lap = [&](double& phase) {
+    const auto now = std::chrono::steady_clock::now();
+    phase += std::chrono::duration<double>(now - last).count();
+    last = now;
+  };
+  network_.parameters().zero_gradients();
+  Tape tape(Tape::Mode::record, profile);
+  if (profile) profile->start();
+  const Var logits = network_.forward(tape, tiles_, input_, base_);
+  lap(phases.forward);
+  ordinal_loss(logits, target_, tape);
+  lap(phases.loss);
+  if (profile) profile->start();
+  tape.backward();
+  lap(phases.backward);
+  sum_gradients(comm_, parameters_);
+  lap(phases.reduction);
+  update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
+  lap(phases.optimiser);
+  const HaloCost after = tiles_.halo_cost();
+  phases.halo = {after.pack_seconds - before.pack_seconds, after.wait_seconds - before.wait_seconds,
+                 after.bytes - before.bytes, after.messages - before.messages};
+  return phases;
+}
+
+} // namespace pluvia

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The benchmark of a small network on two ranks: every table is there, the arithmetic is that of the network, and rank
+# counts beyond those started are refused. Needs PLUVIA and MPIEXEC, as ctest sets them.
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+cat >deck.yaml <<'END'
+target: {leads_hours: [6, 12], thresholds_mm: [0.2, 1, 5]}
+model: {history: 3, channels: [16, 32], attention: {radius: 2}}
+bench: {ny: 24, nx: 20, inputs: 5, rounds: 2, ranks: [1, 2]}
+END
+run() { "$MPIEXEC" --oversubscribe --bind-to none -np "$1" "$PLUVIA" bench deck.yaml "${@:2}"; }
+run 1 bench.ranks=[] bench.output=one.json >one.txt 2>err || { cat err; exit 1; }
+run 2 bench.output=two.json >two.txt 2>err || { cat err; exit 1; }
+python3 - <<'END'
+import json
+one, two = json.load(open("one.json")), json.load(open("two.json"))
+assert one["parameters"] == two["parameters"] > 10000
+# Two tiles do the arithmetic of one, but for the lead embedding's queries, which every rank makes.
+assert abs(two["flop"]["step"] / one["flop"]["step"] - 1) < 1e-3, (one["flop"], two["flop"])
+# The stem alone: 3 x 24 x 20 cells, 27 taps, 5 to 16 channels; its input needs no gradient.
+stem = next(row for row in one["operators"] if row["operator"] == "conv3d" and row["c_in"] == 5)
+assert stem["flop"] == stem["backward_flop"] == 2 * 3 * 24 * 20 * 27 * 5 * 16, stem
+for result in (one, two):
+    for name in ("oneDNN convolution f32", "memory, a = b + s c", "training step", "forecast"):
+        t = result["timings"][name]
+        assert 0 < t["min_s"] <= t["median_s"] <= t["max_s"], (name, t)
+    assert result["memory_bytes"]["peak"] > 0
+assert one["halo"]["messages_sent"] == 0 and two["halo"]["messages_sent"] > 0
+assert two["messages"]["latency_s"] > 0 and "messages" not in one
+assert [(row["scaling"], row["ranks"]) for row in two["scaling"]] == [("strong", 1), ("strong", 2), ("weak", 1), ("weak", 2)]
+assert two["scaling"][3]["ny"] * two["scaling"][3]["nx"] == 2 * 24 * 20
+END
+status=0
+run 1 >/dev/null 2>err || status=$?
+[ "$status" -eq 2 ] && grep -q 'bench.ranks holds 2' err || { echo "status $status"; cat err; exit 1; }
+echo "tables complete, arithmetic as expected"
