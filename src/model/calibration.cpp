@@ -12,6 +12,12 @@ namespace pluvia {
 namespace {
 
 constexpr std::int64_t enough_events = 200;
+constexpr double spread_between_days = 0.07, blocks_per_day = 4;
+
+/// How far a gain in Brier skill is to be trusted.
+double credibility(double gain, double noise) {
+  return gain > 0 ? gain * gain / (gain * gain + noise * noise) : 0.0;
+}
 
 std::size_t at(int lead, int threshold, int thresholds) {
   return static_cast<std::size_t>(lead) * static_cast<std::size_t>(thresholds) +
@@ -39,35 +45,49 @@ int bin_of(float p) {
 
 } // namespace
 
-ShrinkageSums::ShrinkageSums(int leads, int thresholds)
-    : leads_(leads), thresholds_(thresholds), cross_(at(leads, 0, thresholds)), square_(cross_.size()) {}
+ShrinkageSums::ShrinkageSums(int leads, int thresholds) : leads_(leads), thresholds_(thresholds) {}
 
-void ShrinkageSums::add(int lead, const LabelledForecast& f) {
+void ShrinkageSums::add(int lead, std::int64_t block, const LabelledForecast& f) {
+  std::vector<Sums>& block_sums = blocks_[block];
+  block_sums.resize(at(leads_, 0, thresholds_));
   const std::size_t cells = f.observed.size();
   for (int k = 0; k < thresholds_; ++k) {
-    FixedSum cross, square;
+    Sums sums;
     for (std::size_t cell = 0; cell < cells; ++cell) {
       const double p = f.probability[static_cast<std::size_t>(k) * cells + cell];
       if (f.observed[cell] < 0 || std::isnan(p)) continue;
       const double climatology = f.climatology[static_cast<std::size_t>(k) * cells + cell];
       const double o = f.observed[cell] > k ? 1 : 0, d = p - climatology;
-      cross.add(f.area[cell] * d * (o - climatology));
-      square.add(f.area[cell] * d * d);
+      sums.cross.add(f.area[cell] * d * (o - climatology));
+      sums.square.add(f.area[cell] * d * d);
+      sums.reference.add(f.area[cell] * (o - climatology) * (o - climatology));
     }
-    cross.carry(), square.carry();
-    cross_[at(lead, k, thresholds_)].add(cross);
-    square_[at(lead, k, thresholds_)].add(square);
+    Sums& to = block_sums[at(lead, k, thresholds_)];
+    for (auto [into, from] : {std::pair{&to.cross, &sums.cross}, std::pair{&to.square, &sums.square},
+                              std::pair{&to.reference, &sums.reference}}) {
+      from->carry();
+      into->add(*from);
+      into->carry();
+    }
   }
 }
 
 void ShrinkageSums::reduce(const Communicator& comm) {
-  all_reduce(comm, cross_);
-  all_reduce(comm, square_);
+  std::vector<FixedSum> all;
+  for (const auto& [block, sums] : blocks_)
+    for (const Sums& s : sums) all.insert(all.end(), {s.cross, s.square, s.reference});
+  all_reduce(comm, all);
+  auto from = all.cbegin();
+  for (auto& [block, sums] : blocks_)
+    for (Sums& s : sums) {
+      s = {from[0], from[1], from[2]};
+      from += 3;
+    }
 }
 
 ReliabilityCounts::ReliabilityCounts(int leads, int thresholds)
-    : leads_(leads), thresholds_(thresholds), events_(at(leads, 0, thresholds)),
-      bins_(events_.size() * bins) {}
+    : leads_(leads), thresholds_(thresholds), reference_(at(leads, 0, thresholds)),
+      events_(reference_.size()), bins_(events_.size() * bins) {}
 
 void ReliabilityCounts::add(const Calibration& shrinkage, int lead, const LabelledForecast& f) {
   const std::size_t cells = f.observed.size();
@@ -84,13 +104,17 @@ void ReliabilityCounts::add(const Calibration& shrinkage, int lead, const Labell
       bin.weight.add(f.area[cell]);
       bin.probability.add(static_cast<double>(f.area[cell]) * p);
       if (event) bin.events.add(f.area[cell]), ++events_[i];
+      const double miss = static_cast<double>(f.climatology[j]) - (event ? 1 : 0);
+      reference_[i].add(f.area[cell] * miss * miss);
     }
+    reference_[i].carry();
     for (int b = 0; b < bins; ++b) row[b].weight.carry(), row[b].events.carry(), row[b].probability.carry();
   }
 }
 
 void ReliabilityCounts::reduce(const Communicator& comm) {
   comm.all_reduce(events_, Reduce::sum);
+  all_reduce(comm, reference_);
   std::vector<FixedSum> sums;
   for (const Bin& bin : bins_) sums.insert(sums.end(), {bin.weight, bin.events, bin.probability});
   all_reduce(comm, sums);
@@ -98,11 +122,28 @@ void ReliabilityCounts::reduce(const Communicator& comm) {
 }
 
 Calibration fit_shrinkage(const ShrinkageSums& sums) {
-  Calibration out{sums.leads_, sums.thresholds_, {}, std::vector<Calibration::Curve>(sums.square_.size())};
-  for (std::size_t i = 0; i < sums.square_.size(); ++i) {
-    const double square = sums.square_[i].value();
+  const std::size_t n = at(sums.leads_, 0, sums.thresholds_);
+  Calibration out{sums.leads_, sums.thresholds_, {}, {}, std::vector<Calibration::Curve>(n)};
+  const auto blocks = static_cast<double>(sums.blocks_.size());
+  for (std::size_t i = 0; i < n; ++i) {
+    double cross = 0, square = 0, reference = 0;
+    for (const auto& [block, s] : sums.blocks_) {
+      cross += s[i].cross.value(), square += s[i].square.value(), reference += s[i].reference.value();
+    }
+    const double a = square > 0 ? std::clamp(cross / square, 0.0, 1.0) : 1.0;
+    const auto skill = [a](double c, double q, double r) { return r > 0 ? a * (2 * c - a * q) / r : 0.0; };
+    double mean = 0, squares = 0; // of the skill without one block
+    for (const auto& [block, s] : sums.blocks_) {
+      const double without =
+          skill(cross - s[i].cross.value(), square - s[i].square.value(), reference - s[i].reference.value());
+      mean += without / blocks, squares += without * without / blocks;
+    }
+    const double jackknife = (blocks - 1) * std::max(0.0, squares - mean * mean);
+    const double noise =
+        std::sqrt(spread_between_days * spread_between_days * blocks_per_day / blocks + jackknife);
+    out.noise.push_back(static_cast<float>(noise));
     out.shrinkage.push_back(
-        square > 0 ? static_cast<float>(std::clamp(sums.cross_[i].value() / square, 0.0, 1.0)) : 1.0F);
+        static_cast<float>(square > 0 ? a * credibility(skill(cross, square, reference), noise) : 1.0));
   }
   return out;
 }
@@ -174,7 +215,21 @@ void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts) {
         const double p = own_bins[b].probability.value() / w, g = map_through(curve, static_cast<float>(p));
         change += w * (g * g - p * p) - 2 * own_bins[b].events.value() * (g - p);
       }
-      if (change < 0) calibration.curves[i] = std::move(curve);
+      const double reference = counts.reference_[i].value();
+      if (change >= 0 || reference <= 0) continue;
+      // The fit is constant beyond its ends; between it and the identity lies a slope there.
+      if (curve.from.front() > 0.0F) {
+        curve.from.insert(curve.from.begin(), 0.0F);
+        curve.to.insert(curve.to.begin(), curve.to.front());
+      }
+      if (curve.from.back() < 1.0F) {
+        curve.from.push_back(1.0F);
+        curve.to.push_back(curve.to.back());
+      }
+      const auto trust = static_cast<float>(credibility(-change / reference, calibration.noise[i]));
+      for (std::size_t b = 0; b < curve.from.size(); ++b)
+        curve.to[b] = shrink(trust, curve.from[b], curve.to[b]);
+      calibration.curves[i] = std::move(curve);
     }
   }
 }
@@ -198,6 +253,7 @@ std::string to_json(const Calibration& calibration) {
   nlohmann::json out{{"leads", calibration.leads},
                      {"thresholds", calibration.thresholds},
                      {"shrinkage", calibration.shrinkage},
+                     {"noise", calibration.noise},
                      {"curves", nlohmann::json::array()}};
   for (const Calibration::Curve& curve : calibration.curves)
     out["curves"].push_back({{"from", curve.from}, {"to", curve.to}});
@@ -213,11 +269,12 @@ Calibration calibration_from_json(const std::string& text) {
     out.leads = json.at("leads");
     out.thresholds = json.at("thresholds");
     out.shrinkage = json.at("shrinkage").get<std::vector<float>>();
+    out.noise = json.at("noise").get<std::vector<float>>();
     for (const auto& curve : json.at("curves")) out.curves.push_back({curve.at("from"), curve.at("to")});
     const std::size_t n = at(out.leads, 0, out.thresholds);
     good =
-        out.leads > 0 && out.thresholds > 0 && out.shrinkage.size() == n && out.curves.size() == n &&
-        std::all_of(out.curves.begin(), out.curves.end(), [](const auto& curve) {
+        out.leads > 0 && out.thresholds > 0 && out.shrinkage.size() == n && out.noise.size() == n &&
+        out.curves.size() == n && std::all_of(out.curves.begin(), out.curves.end(), [](const auto& curve) {
           return curve.from.size() == curve.to.size() && std::is_sorted(curve.from.begin(), curve.from.end());
         });
   } catch (const nlohmann::json::exception& error) {

@@ -304,6 +304,7 @@ void Training::calibrate_best() {
 
   struct Forecast {
     int lead;
+    std::int64_t block; ///< six hours in which the window ends
     std::vector<float> climatology, probability;
     std::vector<std::int8_t> observed;
   };
@@ -313,11 +314,9 @@ void Training::calibrate_best() {
   std::vector<Forecast> forecasts;
   Progress progress(log_, "calibrate", static_cast<std::int64_t>(n));
   for (std::size_t i = 0; i < n; ++i) {
+    const Time init = validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
     std::vector<Sample> one;
-    together(world_, [&] {
-      one.push_back(
-          sample(validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)], validate_, false));
-    });
+    together(world_, [&] { one.push_back(sample(init, validate_, false)); });
     Sample& s = one[0];
     Tape tape(Tape::Mode::forget);
     const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.climatology, rule_.classes());
@@ -327,6 +326,7 @@ void Training::calibrate_best() {
       const auto l = static_cast<std::size_t>(lead);
       if (s.observed[l].empty()) continue;
       forecasts.push_back({lead,
+                           (init + rule_.leads[l]) / (6 * 3600),
                            exceedance(s.climatology[l], rule_.classes()),
                            {p.begin() + static_cast<std::ptrdiff_t>(l * size),
                             p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
@@ -335,7 +335,8 @@ void Training::calibrate_best() {
     progress.update(static_cast<std::int64_t>(i) + 1);
   }
   ShrinkageSums sums(leads, thresholds);
-  for (const Forecast& f : forecasts) sums.add(f.lead, {f.climatology, f.probability, f.observed, area});
+  for (const Forecast& f : forecasts)
+    sums.add(f.lead, f.block, {f.climatology, f.probability, f.observed, area});
   sums.reduce(world_);
   Calibration calibration = fit_shrinkage(sums);
   ReliabilityCounts counts(leads, thresholds);
