@@ -87,14 +87,17 @@ void ShrinkageSums::reduce(const Communicator& comm) {
 
 ReliabilityCounts::ReliabilityCounts(int leads, int thresholds)
     : leads_(leads), thresholds_(thresholds), reference_(at(leads, 0, thresholds)),
-      events_(reference_.size()), bins_(events_.size() * bins) {}
+      events_(reference_.size()) {}
 
-void ReliabilityCounts::add(const Calibration& shrinkage, int lead, const LabelledForecast& f) {
+void ReliabilityCounts::add(const Calibration& shrinkage, int lead, std::int64_t block,
+                            const LabelledForecast& f) {
+  std::vector<Bin>& block_bins = blocks_[block];
+  block_bins.resize(events_.size() * bins);
   const std::size_t cells = f.observed.size();
   for (int k = 0; k < thresholds_; ++k) {
     const std::size_t i = at(lead, k, thresholds_);
     const float a = shrinkage.shrinkage[i];
-    Bin* row = bins_.data() + i * bins;
+    Bin* row = block_bins.data() + i * bins;
     for (std::size_t cell = 0; cell < cells; ++cell) {
       const std::size_t j = static_cast<std::size_t>(k) * cells + cell;
       if (f.observed[cell] < 0 || std::isnan(f.probability[j])) continue;
@@ -115,10 +118,13 @@ void ReliabilityCounts::add(const Calibration& shrinkage, int lead, const Labell
 void ReliabilityCounts::reduce(const Communicator& comm) {
   comm.all_reduce(events_, Reduce::sum);
   all_reduce(comm, reference_);
-  std::vector<FixedSum> sums;
-  for (const Bin& bin : bins_) sums.insert(sums.end(), {bin.weight, bin.events, bin.probability});
-  all_reduce(comm, sums);
-  for (std::size_t i = 0; i < bins_.size(); ++i) bins_[i] = {sums[3 * i], sums[3 * i + 1], sums[3 * i + 2]};
+  for (auto& [block, block_bins] : blocks_) {
+    std::vector<FixedSum> sums;
+    for (const Bin& bin : block_bins) sums.insert(sums.end(), {bin.weight, bin.events, bin.probability});
+    all_reduce(comm, sums);
+    for (std::size_t i = 0; i < block_bins.size(); ++i)
+      block_bins[i] = {sums[3 * i], sums[3 * i + 1], sums[3 * i + 2]};
+  }
 }
 
 Calibration fit_shrinkage(const ShrinkageSums& sums) {
@@ -170,53 +176,99 @@ std::vector<double> isotonic(std::span<const double> values, std::span<const dou
   return out;
 }
 
+namespace {
+
+/// Sums of one bin, of one lead or of all, of one block or of several.
+struct Sums {
+  double weight = 0, events = 0, probability = 0;
+  Sums& operator+=(const Sums& o) {
+    weight += o.weight, events += o.events, probability += o.probability;
+    return *this;
+  }
+  Sums& operator-=(const Sums& o) {
+    weight -= o.weight, events -= o.events, probability -= o.probability;
+    return *this;
+  }
+};
+using Histogram = std::vector<Sums>;
+
+/// The isotonic regression of outcomes on binned probabilities.
+Calibration::Curve fit_curve(const Histogram& bins) {
+  std::vector<double> from, frequency, weight;
+  for (const Sums& bin : bins) {
+    if (bin.weight <= 0) continue;
+    weight.push_back(bin.weight);
+    from.push_back(bin.probability / bin.weight);
+    frequency.push_back(std::clamp(bin.events / bin.weight, 0.0, 1.0));
+  }
+  const std::vector<double> to = isotonic(frequency, weight);
+  Calibration::Curve curve;
+  for (std::size_t b = 0; b < from.size(); ++b) {
+    const auto x = static_cast<float>(from[b]);
+    // Means of neighbouring bins may meet in f32; a curve needs distinct knots.
+    if (!curve.from.empty() && x <= curve.from.back()) continue;
+    curve.from.push_back(x);
+    curve.to.push_back(static_cast<float>(to[b]));
+  }
+  return curve;
+}
+
+/// What a curve lowers the summed squared error of forecasts by, up to what varies within a bin:
+/// sum w ((p - o)^2 - (g - o)^2) = sum w (p^2 - g^2) + 2 w_event (g - p).
+double gain_of(const Calibration::Curve& curve, const Histogram& bins) {
+  double gain = 0;
+  for (const Sums& bin : bins) {
+    if (bin.weight <= 0) continue;
+    const double p = bin.probability / bin.weight, g = map_through(curve, static_cast<float>(p));
+    gain += bin.weight * (p * p - g * g) + 2 * bin.events * (g - p);
+  }
+  return gain;
+}
+
+} // namespace
+
 void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts) {
   const int leads = counts.leads_, thresholds = counts.thresholds_;
+  constexpr auto bins = static_cast<std::size_t>(ReliabilityCounts::bins);
   for (int k = 0; k < thresholds; ++k) {
-    std::vector<ReliabilityCounts::Bin> pooled(ReliabilityCounts::bins);
     std::int64_t pooled_events = 0;
-    for (int lead = 0; lead < leads; ++lead) {
-      pooled_events += counts.events_[at(lead, k, thresholds)];
-      for (std::size_t b = 0; b < pooled.size(); ++b) {
-        const auto& bin = counts.bins_[at(lead, k, thresholds) * pooled.size() + b];
-        pooled[b].weight.add(bin.weight), pooled[b].events.add(bin.events);
-        pooled[b].probability.add(bin.probability);
-      }
-    }
+    for (int lead = 0; lead < leads; ++lead) pooled_events += counts.events_[at(lead, k, thresholds)];
     for (int lead = 0; lead < leads; ++lead) {
       const std::size_t i = at(lead, k, thresholds);
       const bool own = counts.events_[i] >= enough_events;
       if (!own && pooled_events < enough_events) continue;
-      const auto* own_bins = counts.bins_.data() + i * pooled.size();
-      const auto* fitted_bins = own ? own_bins : pooled.data();
-      std::vector<double> from, frequency, weight;
-      for (std::size_t b = 0; b < pooled.size(); ++b) {
-        const double w = fitted_bins[b].weight.value();
-        if (w <= 0) continue;
-        weight.push_back(w);
-        from.push_back(fitted_bins[b].probability.value() / w);
-        frequency.push_back(std::clamp(fitted_bins[b].events.value() / w, 0.0, 1.0));
+      // Per block: this lead's forecasts, and those the curve is fitted to.
+      std::vector<Histogram> mine, fitted;
+      Histogram all(bins);
+      for (const auto& [block, block_bins] : counts.blocks_) {
+        mine.emplace_back(bins), fitted.emplace_back(bins);
+        for (std::size_t b = 0; b < bins; ++b) {
+          const auto sums = [&](int of) {
+            const auto& bin = block_bins[at(of, k, thresholds) * bins + b];
+            return Sums{bin.weight.value(), bin.events.value(), bin.probability.value()};
+          };
+          mine.back()[b] = sums(lead);
+          if (own)
+            fitted.back()[b] = mine.back()[b];
+          else
+            for (int of = 0; of < leads; ++of) fitted.back()[b] += sums(of);
+          all[b] += fitted.back()[b];
+        }
       }
-      const std::vector<double> to = isotonic(frequency, weight);
-      Calibration::Curve curve;
-      for (std::size_t b = 0; b < from.size(); ++b) {
-        const auto x = static_cast<float>(from[b]);
-        // Means of neighbouring bins may meet in f32; a curve needs distinct knots.
-        if (!curve.from.empty() && x <= curve.from.back()) continue;
-        curve.from.push_back(x);
-        curve.to.push_back(static_cast<float>(to[b]));
-      }
-      // The change of the Brier score on this lead's own forecasts, up to what varies within a bin:
-      // sum w ((g - o)^2 - (p - o)^2) = sum w (g^2 - p^2) - 2 w_event (g - p).
-      double change = 0;
-      for (std::size_t b = 0; b < pooled.size(); ++b) {
-        const double w = own_bins[b].weight.value();
-        if (w <= 0) continue;
-        const double p = own_bins[b].probability.value() / w, g = map_through(curve, static_cast<float>(p));
-        change += w * (g * g - p * p) - 2 * own_bins[b].events.value() * (g - p);
+      // The gain on every block of the curve that the other blocks give: what it does to days it has not
+      // seen.
+      double gain = 0;
+      for (std::size_t block = 0; block < mine.size(); ++block) {
+        Histogram others = all;
+        for (std::size_t b = 0; b < bins; ++b)
+          if (fitted[block][b].weight > 0) others[b] -= fitted[block][b];
+        const Calibration::Curve without = fit_curve(others);
+        if (!without.from.empty()) gain += gain_of(without, mine[block]);
       }
       const double reference = counts.reference_[i].value();
-      if (change >= 0 || reference <= 0) continue;
+      if (mine.size() < 2 || gain <= 0 || reference <= 0) continue;
+
+      Calibration::Curve curve = fit_curve(all);
       // The fit is constant beyond its ends; between it and the identity lies a slope there.
       if (curve.from.front() > 0.0F) {
         curve.from.insert(curve.from.begin(), 0.0F);
@@ -226,7 +278,7 @@ void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts) {
         curve.from.push_back(1.0F);
         curve.to.push_back(curve.to.back());
       }
-      const auto trust = static_cast<float>(credibility(-change / reference, calibration.noise[i]));
+      const auto trust = static_cast<float>(credibility(gain / reference, calibration.noise[i]));
       for (std::size_t b = 0; b < curve.from.size(); ++b)
         curve.to[b] = shrink(trust, curve.from[b], curve.to[b]);
       calibration.curves[i] = std::move(curve);

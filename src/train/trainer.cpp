@@ -341,7 +341,7 @@ void Training::calibrate_best() {
   Calibration calibration = fit_shrinkage(sums);
   ReliabilityCounts counts(leads, thresholds);
   for (const Forecast& f : forecasts)
-    counts.add(calibration, f.lead, {f.climatology, f.probability, f.observed, area});
+    counts.add(calibration, f.lead, f.block, {f.climatology, f.probability, f.observed, area});
   counts.reduce(world_);
   fit_isotonic(calibration, counts);
   calibration_ = to_json(calibration);

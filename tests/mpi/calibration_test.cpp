@@ -62,7 +62,8 @@ Calibration fit(const Communicator& comm, const Data& data, std::int64_t blocks 
   first.reduce(comm);
   Calibration c = fit_shrinkage(first);
   ReliabilityCounts second(leads, thresholds);
-  for (int lead = 0; lead < leads; ++lead) second.add(c, lead, data.view());
+  for (std::int64_t block = 0; block < std::min<std::int64_t>(blocks, 2); ++block)
+    for (int lead = 0; lead < leads; ++lead) second.add(c, lead, block, data.view());
   second.reduce(comm);
   fit_isotonic(c, second);
   return c;
@@ -148,11 +149,31 @@ TEST(Calibration, PerfectForecastsStayAsTheyAre) {
   Calibration c = fit_shrinkage(first);
   EXPECT_NEAR(c.shrinkage[0], 1, 3e-3);
   ReliabilityCounts second(1, 1);
-  second.add(c, 0, data.view());
+  second.add(c, 0, 0, data.view());
+  second.add(c, 0, 1, data.view());
   fit_isotonic(c, second);
   std::vector<float> p = data.probability;
   calibrate(c, 0, data.climatology, p);
   for (std::size_t i = 0; i < p.size(); ++i) EXPECT_NEAR(p[i], data.probability[i], 3e-3);
+}
+
+TEST(Calibration, TakesNoCurveThatFailsOnUnseenDays) {
+  // On one day it rains more often than forecast, on the other less: a curve helps the day it was fitted to
+  // alone.
+  const Communicator self(MPI_COMM_SELF);
+  const Data wet = synthetic(3000, 11, [](float q, float) { return 0.6F * q; });
+  const Data dry = synthetic(3000, 12, [](float q, float) { return std::sqrt(q); });
+  const auto curve = [](const Data& one, const Data& other) {
+    Calibration c{1, thresholds, std::vector<float>(thresholds, 1.0F), std::vector<float>(thresholds, 0.01F),
+                  std::vector<Calibration::Curve>(thresholds)};
+    ReliabilityCounts counts(1, thresholds);
+    counts.add(c, 0, 0, one.view());
+    counts.add(c, 0, 1, other.view());
+    fit_isotonic(c, counts);
+    return c.curves[1];
+  };
+  EXPECT_TRUE(curve(wet, dry).from.empty());
+  EXPECT_FALSE(curve(wet, wet).from.empty());
 }
 
 TEST(Calibration, BelievesWhatManyDaysShow) {
@@ -186,9 +207,9 @@ TEST(Calibration, DoubtsWhatOneBlockAloneShows) {
 TEST(Calibration, FewEventsGetNoCurve) {
   const Communicator self(MPI_COMM_SELF);
   const auto too_high = [](float q, float) { return std::sqrt(q); };
-  const Calibration few = fit(self, synthetic(120, 5, too_high)); // below 200 events over both leads
+  const Calibration few = fit(self, synthetic(60, 5, too_high)); // below 200 events over both leads
   for (const auto& curve : few.curves) EXPECT_TRUE(curve.from.empty());
-  const Calibration pooled = fit(self, synthetic(300, 5, too_high)); // only together above 200
+  const Calibration pooled = fit(self, synthetic(150, 5, too_high)); // only together above 200
   EXPECT_FALSE(pooled.curves[0].from.empty());
   EXPECT_EQ(pooled.curves[0].from, pooled.curves[thresholds].from);
 }

@@ -72,8 +72,10 @@ class ReliabilityCounts {
 public:
   static constexpr int bins = 100;
   ReliabilityCounts(int leads, int thresholds);
-  void add(const Calibration& shrinkage, int lead, const LabelledForecast& forecast); ///< Local.
-  void reduce(const Communicator& comm);                                              ///< Collective.
+  /// Blocks as in ShrinkageSums. Local.
+  void add(const Calibration& shrinkage, int lead, std::int64_t block, const LabelledForecast& forecast);
+  /// Collective.
+  void reduce(const Communicator& comm);
 
 private:
   friend void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts);
@@ -81,9 +83,9 @@ private:
     FixedSum weight, events, probability; // area, area of events, area times probability
   };
   int leads_, thresholds_;
-  std::vector<FixedSum> reference_;  // [leads x thresholds], squared error of climatology
-  std::vector<std::int64_t> events_; // [leads x thresholds], cells
-  std::vector<Bin> bins_;            // [leads x thresholds x bins]
+  std::vector<FixedSum> reference_;                 // [leads x thresholds], squared error of climatology
+  std::vector<std::int64_t> events_;                // [leads x thresholds], cells
+  std::map<std::int64_t, std::vector<Bin>> blocks_; // [leads x thresholds x bins] each
 };
 
 /// p = clim + a (p - clim) with a in [0, 1] by least squares (Brier score) per lead and threshold, times how
@@ -92,8 +94,8 @@ Calibration fit_shrinkage(const ShrinkageSums& sums);
 
 /// Adds isotonic regression (pool adjacent violators; Ayer et al. 1955; as reliability estimate: Dimitriadis
 /// et al. 2021, PNAS 118) of the binned outcomes: per lead with at least 200 events, otherwise of all leads
-/// together when they have 200, otherwise none. Taken only where it lowers the Brier score, and as far as its
-/// gain can be trusted.
+/// together when they have 200, otherwise none. Taken only where it lowers the Brier score of
+/// blocks that it has not seen (each in turn left out of the fit), and as far as that gain can be trusted.
 void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts);
 
 /// Calibrates one lead of a forecast in place: [thresholds x cells], shrinkage, curve, then
