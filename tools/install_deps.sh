@@ -11,6 +11,8 @@ packages=(
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libfmt-dev libssl-dev
   # tests: the framework, and oneDNN as an independent oracle of the operators
   libgtest-dev libdnnl-dev
+  # the same network in PyTorch, another oracle, with an optimised BLAS to be timed with
+  python3-torch python3-yaml libopenblas0-pthread
   # plots, and the field's own tools, with which the products are checked
   python3-xarray python3-netcdf4 python3-matplotlib python3-cartopy python-cartopy-data
   cdo nco netcdf-bin gdal-bin

@@ -133,7 +133,8 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
   CLI::App* exporter = app.add_subcommand("export", "Write the weights of a checkpoint for other programs");
   exporter->add_option("CHECKPOINT", argument, "checkpoint (HDF5)")->required();
   exporter->add_option("OUTPUT", output, "file to write (safetensors)")->required();
-  exporter->callback([&] { action = [&] { return commands::export_weights(world, argument, output, log); }; });
+  exporter->callback(
+      [&] { action = [&] { return commands::export_weights(world, argument, output, log); }; });
 
   try {
     app.parse(argc, argv);

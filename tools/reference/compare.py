@@ -11,9 +11,7 @@ import argparse
 import math
 import sys
 
-import torch
-
-from st_unet import StUnet, load_weights, ordinal_loss, read_safetensors, read_settings, torch_layout
+from st_unet import StUnet, load_weights, ordinal_loss, read_safetensors, read_settings, torch, torch_layout
 
 LOGIT_TOLERANCE = 1e-4  # of the logits' standard deviation
 LOSS_TOLERANCE = 1e-5  # of the loss

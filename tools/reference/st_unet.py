@@ -22,11 +22,14 @@ import math
 import sys
 from types import SimpleNamespace
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-import yaml
-from torch import nn
+try:
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    import yaml
+    from torch import nn
+except ImportError as error:
+    sys.exit(f"st_unet.py: {error}; install python3-torch and python3-yaml")
 
 HEAD = 16  # channels of an attention head
 
