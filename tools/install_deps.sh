@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Pluvia needs on Debian 12 or newer and on Ubuntu; says nothing when nothing is missing.
 # Elsewhere it lists what to install by the system's own means.
+#   tools/install_deps.sh [--tests]    --tests adds what only tests need
 set -euo pipefail
 
 packages=(
@@ -15,6 +16,10 @@ packages=(
   python3-xarray python3-netcdf4 python3-matplotlib python3-cartopy python-cartopy-data
   cdo nco netcdf-bin gdal-bin
 )
+if [ "${1:-}" = --tests ]; then
+  # the same network in PyTorch as an oracle, with an optimised BLAS to be timed with
+  packages+=(python3-torch python3-yaml libopenblas0-pthread)
+fi
 
 if ! command -v dpkg-query >/dev/null; then
   echo "This system has no Debian packages; install the equivalents of: ${packages[*]}" >&2

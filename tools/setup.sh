@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, configures the preset `release` and builds it. Quiet unless a stage fails.
-# Sourced by demo.sh and test.sh, which go on with `stage` and the environment for MPI that it sets.
+# Sourced by demo.sh and test.sh, which go on with `stage` and the environment for MPI that it sets; `dependencies`
+# is handed to install_deps.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,6 +32,6 @@ stage() {
   fi
 }
 
-stage "install dependencies" bash tools/install_deps.sh
+stage "install dependencies" bash tools/install_deps.sh ${dependencies:-}
 stage "configure" cmake --preset release
 stage "build" cmake --build --preset release --parallel "$(nproc)"

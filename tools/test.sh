@@ -9,6 +9,7 @@ case ${1:-} in
   '') ;;
   *) echo "usage: tools/test.sh [--full]" >&2; exit 2 ;;
 esac
+dependencies=--tests
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 start=$SECONDS

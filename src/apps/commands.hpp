@@ -35,4 +35,8 @@ ExitCode config(const std::string& section, const Log& log);
 /// What an archive, checkpoint or forecast holds, on standard output.
 ExitCode info(const Communicator& world, const std::string& file, const Log& log);
 
+/// The weights of a checkpoint as a safetensors file for other programs.
+ExitCode export_weights(const Communicator& world, const std::string& file, const std::string& output,
+                        const Log& log);
+
 } // namespace pluvia::commands

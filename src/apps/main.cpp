@@ -109,7 +109,7 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
   app.footer("\nEvery subcommand runs on one rank or, under mpirun or srun, on many, with the same result.\n"
              "Exit codes: 0 done, 1 failed, 2 bad configuration or usage, 3 bad or insufficient data,\n"
              "75 stopped on request after saving (submit the job again).");
-  std::string argument;
+  std::string argument, output;
   std::vector<std::string> overrides;
   std::function<ExitCode()> action;
   for (const Subcommand& subcommand : subcommands()) {
@@ -131,6 +131,11 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
   CLI::App* info = app.add_subcommand("info", "Show what an archive, checkpoint or forecast holds");
   info->add_option("FILE", argument, "NetCDF or HDF5 file")->required();
   info->callback([&] { action = [&] { return commands::info(world, argument, log); }; });
+  CLI::App* exporter = app.add_subcommand("export", "Write the weights of a checkpoint for other programs");
+  exporter->add_option("CHECKPOINT", argument, "checkpoint (HDF5)")->required();
+  exporter->add_option("OUTPUT", output, "file to write (safetensors)")->required();
+  exporter->callback(
+      [&] { action = [&] { return commands::export_weights(world, argument, output, log); }; });
 
   try {
     app.parse(argc, argv);
