@@ -271,7 +271,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     file << json.dump(1) << "\n";
     file.close();
     if (!file)
-      fail(ExitCode::failed, "Cannot write " + s.bench.output, "the file system refused it",
+      fail(ExitCode::failed, fmt::format("Cannot write {}", s.bench.output), "the file system refused it",
            "Check bench.output.");
   });
   if (log.voice() != Log::Voice::silent) std::fputs(out.c_str(), stdout);

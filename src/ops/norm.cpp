@@ -1,40 +1,36 @@
 #include "pluvia/ops/norm.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <vector>
 
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/parallel_for.hpp"
+#include "pluvia/core/simd.hpp"
 
 namespace pluvia {
 
 namespace {
 
-constexpr int lanes = 16;
-constexpr float epsilon = 1e-5F;
+using simd::Vec16;
 
-float sum_lanes(float (&a)[lanes]) {
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a[i] += a[i + half];
-  return a[0];
-}
+constexpr Index lanes = 16;
+constexpr float epsilon = 1e-5F;
 
 struct Moments {
   float mean, inverse_deviation;
 };
 
-Moments moments(const float* x, Index channels) {
-  float a[lanes] = {};
-  for (Index c = 0; c < channels; c += lanes)
-    for (int i = 0; i < lanes; ++i) a[i] += x[c + i];
-  const float mean = sum_lanes(a) / static_cast<float>(channels);
-  float b[lanes] = {};
-  for (Index c = 0; c < channels; c += lanes)
-    for (int i = 0; i < lanes; ++i) {
-      const float d = x[c + i] - mean;
-      b[i] = std::fma(d, d, b[i]);
-    }
-  return {mean, 1.0F / std::sqrt(sum_lanes(b) / static_cast<float>(channels) + epsilon)};
+inline Moments moments(const float* x, Index channels) {
+  Vec16 total = Vec16::zero(), squares = Vec16::zero();
+  for (Index c = 0; c < channels; c += lanes) total = total + Vec16::load(x + c);
+  const float mean = sum(total) / static_cast<float>(channels);
+  const Vec16 minus_mean = Vec16::broadcast(-mean);
+  for (Index c = 0; c < channels; c += lanes) {
+    const Vec16 d = Vec16::load(x + c) + minus_mean;
+    squares = fma(d, d, squares);
+  }
+  return {mean, 1.0F / std::sqrt(sum(squares) / static_cast<float>(channels) + epsilon)};
 }
 
 } // namespace
@@ -77,18 +73,17 @@ Var layer_norm(Tape& tape, const Var& x, Parameter& gain, Parameter& bias, Activ
         if (activation == Activation::gelu)
           for (Index c = 0; c < s.c; ++c) upstream[c] = dy[c] * gelu_slope(std::fma(normed[c], gv[c], ov[c]));
         else
-          for (Index c = 0; c < s.c; ++c) upstream[c] = dy[c];
-        float a[lanes] = {}, e[lanes] = {};
-        for (Index c = 0; c < s.c; c += lanes)
-          for (int l = 0; l < lanes; ++l) {
-            const float u = upstream[c + l], n = normed[c + l], ug = u * gv[c + l];
-            db[c + l] += u;
-            dg[c + l] = std::fma(u, n, dg[c + l]);
-            a[l] += ug;
-            e[l] = std::fma(ug, n, e[l]);
-          }
-        const float mean_a = sum_lanes(a) / static_cast<float>(s.c),
-                    mean_e = sum_lanes(e) / static_cast<float>(s.c);
+          std::copy_n(dy, s.c, upstream);
+        Vec16 a = Vec16::zero(), e = Vec16::zero();
+        for (Index c = 0; c < s.c; c += lanes) {
+          const Vec16 u = Vec16::load(upstream + c), n = Vec16::load(normed + c),
+                      ug = u * Vec16::load(gv + c);
+          (Vec16::load(db + c) + u).store(db + c);
+          fma(u, n, Vec16::load(dg + c)).store(dg + c);
+          a = a + ug;
+          e = fma(ug, n, e);
+        }
+        const float mean_a = sum(a) / static_cast<float>(s.c), mean_e = sum(e) / static_cast<float>(s.c);
         for (Index c = 0; c < s.c; ++c)
           out[c] = m.inverse_deviation * (std::fma(upstream[c], gv[c], -mean_a) - normed[c] * mean_e);
       }

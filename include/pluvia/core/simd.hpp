@@ -62,4 +62,57 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 }
 #endif
 
+/// Sixteen values: one, two or four vectors.
+struct Vec16 {
+  static constexpr int parts = 16 / width;
+  Vec part[parts];
+  static Vec16 zero() { return broadcast(0.0F); }
+  static Vec16 broadcast(float a) {
+    Vec16 out;
+    for (Vec& p : out.part) p = Vec::broadcast(a);
+    return out;
+  }
+  static Vec16 load(const float* p) {
+    Vec16 out;
+    for (int i = 0; i < parts; ++i) out.part[i] = Vec::load(p + i * width);
+    return out;
+  }
+  void store(float* p) const {
+    for (int i = 0; i < parts; ++i) part[i].store(p + i * width);
+  }
+  friend Vec16 operator+(Vec16 a, Vec16 b) {
+    for (int i = 0; i < parts; ++i) a.part[i] = a.part[i] + b.part[i];
+    return a;
+  }
+};
+inline Vec16 fma(const Vec16& a, const Vec16& b, Vec16 c) {
+  for (int i = 0; i < Vec16::parts; ++i) c.part[i] = fma(a.part[i], b.part[i], c.part[i]);
+  return c;
+}
+inline Vec16 operator*(const Vec16& a, const Vec16& b) {
+  return fma(a, b, Vec16::broadcast(-0.0F)); // adding minus zero changes no product
+}
+
+/// The sum as a tree: values 8 apart, then 4, 2 and 1, with the same bits on every processor.
+inline float sum(const Vec16& a) {
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
+#if defined(__AVX512F__)
+  const __m256 eight =
+      _mm256_add_ps(_mm512_castps512_ps256(a.part[0].v),
+                    _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.part[0].v), 1)));
+#else
+  const __m256 eight = _mm256_add_ps(a.part[0].v, a.part[1].v);
+#endif
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+  float v[16];
+  a.store(v);
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  return v[0];
+#endif
+}
+
 } // namespace pluvia::simd
