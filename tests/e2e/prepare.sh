@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One real day of raw MERGIR and IMERG files becomes the archive that another program made of it: on one rank
-# within 20 s, the same on three, grown in two steps as in one. Looks for the files in PLUVIA_REAL_DATA or in
-# ../shared/data beside the repository and is skipped without them.
+# within 20 s, the same on three, grown in two steps or stopped and gone on with as in one. Looks for the files
+# in PLUVIA_REAL_DATA or in ../shared/data beside the repository and is skipped without them.
 set -uo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 data=${PLUVIA_REAL_DATA:-$repository/../shared/data}/nwsa
@@ -42,7 +42,18 @@ ranks 2 "$PLUVIA" prepare "$deck" prepare.output=grown.nc 'prepare.inputs=["raw/
 grep -q '^warning: skipped: torn.nc4 ' log || fail "the broken file is not named"
 grep -q 'frames that the archive has already' log || fail "frames were made twice"
 
-"$python" - "$pack" raw one.nc three.nc grown.nc <<'END' || fail "the comparison"
+# Asked to stop, it keeps what it has and goes on from there.
+"$PLUVIA" prepare "$deck" prepare.output=stopped.nc >log 2>&1 &
+until [ -f stopped.nc.part ] || ! kill -0 $! 2>/dev/null; do sleep 0.02; done
+kill -USR1 $!
+wait $!
+status=$?
+[ $status -eq 75 ] || fail "status $status after a request to stop"
+grep -q 'asked to stop: [0-9]* times are still to be made' log || fail "nothing said of a stop"
+"$PLUVIA" prepare "$deck" prepare.output=stopped.nc >log 2>&1 || fail "going on"
+grep -q 'frames that the archive has already' log || fail "nothing was kept"
+
+"$python" - "$pack" raw one.nc three.nc grown.nc stopped.nc <<'END' || fail "the comparison"
 import glob
 import sys
 
