@@ -151,22 +151,29 @@ std::string describe(const Skips& skips) {
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 
-/// How many regular times lack an entry, and how many entries a channel.
+std::string count_of(const std::vector<Time>& times, const char* what) {
+  return times.empty() ? fmt::format("0 {}", what)
+                       : fmt::format("{} {} (as {})", times.size(), what, format_time(times.front()));
+}
+
+/// How many regular times of the range, or of what there is, lack an entry, and how many entries a channel.
 std::string describe_gaps(const PreparedArchiveWriter& file, const Channels& channels, const SlotRule& rule) {
   const SlotRule open;
   const std::vector<Time>& times = file.times();
-  const Time first = rule.from != open.from ? std::min(rule.from, times.front()) : times.front();
-  const Time last = rule.to != open.to ? std::max(rule.to - 1, times.back()) : times.back();
-  const auto slot_before = [&](Time t) { return (t >= 0 ? t : t - rule.step + 1) / rule.step; };
-  const Time expected = slot_before(last) - slot_before(first - 1);
-  std::string out =
-      fmt::format("{} of {} times are missing", expected - static_cast<Time>(times.size()), expected);
+  Time first = times.front(), last = times.back();
+  if (rule.from != open.from)
+    while (first - rule.step >= rule.from) first -= rule.step;
+  if (rule.to != open.to)
+    while (last + rule.step < rule.to) last += rule.step;
+  std::vector<Time> absent;
+  for (Time t = first; t <= last; t += rule.step)
+    if (!std::ranges::binary_search(times, t)) absent.push_back(t);
+  std::string out = count_of(absent, "missing");
   for (const auto& [channel, quantity] : channels) {
     std::vector<Time> without;
     for (std::size_t i = 0; i < times.size(); ++i)
       if (!file.exact_times()[i].contains(channel)) without.push_back(times[i]);
-    if (!without.empty())
-      out += fmt::format(", {} without {} (as {})", without.size(), channel, format_time(without.front()));
+    out += ", " + count_of(without, ("without " + channel).c_str());
   }
   return out;
 }
@@ -242,7 +249,7 @@ ExitCode prepare(const Communicator& world, const Settings& settings, const Log&
   }
   progress.reset(); // its last line before ours
 
-  if (total.used.empty() && !stop)
+  if (total.used.empty() && left_out == 0)
     fail(ExitCode::data, "No frame of the input files can be used", describe(total.skips));
   report(log, total.skips);
   if (!total.used.empty()) {

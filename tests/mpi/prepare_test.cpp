@@ -498,6 +498,26 @@ TEST_F(Prepare, TellsCoveredCellsAtTheEdgeOfAFile) {
     }
 }
 
+TEST_F(Prepare, GoesAcrossTheDateLine) {
+  RawSpec raw = image(noon, [](std::size_t, std::size_t y, std::size_t x) {
+    // One pixel at the seam is missing: if its cell lost more, or counted some twice, it would be too.
+    return x == 719 && y % 2 == 0 ? missing : static_cast<float>(200 + x % 100);
+  });
+  raw.lon = axis(-179.75, 0.5, 720);
+  write("raw_image", raw);
+  settings.prepare.west = 178, settings.prepare.east = 182;
+  ASSERT_EQ(prepare(), ExitCode::done);
+  const NcReader file = archive();
+  EXPECT_EQ(file.values("lon"), axis(178.5, 1, 4));
+  const std::vector<double> tb = file.values("tb_min");
+  for (const std::size_t y : {0U, 3U}) {
+    EXPECT_EQ(tb[4 * y], 216) << "columns 716 and 717";
+    EXPECT_EQ(tb[4 * y + 1], 218);
+    EXPECT_EQ(tb[4 * y + 2], 200);
+    EXPECT_EQ(tb[4 * y + 3], 202);
+  }
+}
+
 TEST_F(Prepare, SkipsDamagedAndForeignFilesUnlessNothingIsLeft) {
   write("raw_image", image(noon, some_kelvin));
   write("raw_torn", image(noon + 3600, some_kelvin));
