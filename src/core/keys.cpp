@@ -141,7 +141,8 @@ void declare(SimulateSettings& s, const Declare& key) {
 
 void declare(PrepareSettings& s, const Declare& key) {
   const Limits time{.time = true}, latitude{.low = -90, .high = 90}, longitude{.low = -180, .high = 540};
-  key("prepare.inputs", &s.inputs, "", {}, "raw satellite and precipitation files, or globs, of any known format");
+  key("prepare.inputs", &s.inputs, "", {},
+      "raw satellite and precipitation files, or globs, of any known format");
   key("prepare.output", &s.output, "", {.not_empty = true},
       "archive to write; one that is there is gone on with");
   key("prepare.south", &s.south, "degrees", latitude, "southern edge of the grid");

@@ -1,5 +1,8 @@
 #include "pluvia/data/raw_scan.hpp"
 
+#include <algorithm>
+#include <memory>
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 

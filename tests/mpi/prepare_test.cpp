@@ -2,13 +2,15 @@
 // ranks: 1 2 3
 #include "../../src/apps/commands.hpp"
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <map>
 #include <numbers>
 
 #include <gtest/gtest.h>

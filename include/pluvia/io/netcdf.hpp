@@ -71,9 +71,9 @@ std::vector<double> read_decimals(const NcReader& file, const std::string& varia
 
 /// One NetCDF-4 file written by all ranks of a communicator, under PATH.part until commit() renames it: a
 /// reader never sees half a file. Every member is collective with the same arguments on all ranks, but for a
-/// tile, where it starts, and its values; when a call fails on one rank all ranks throw (failed Error). Without commit() the
-/// destructor, collective too, removes the file. Coordinates and fields may be written before all variables
-/// are added.
+/// tile, where it starts, and its values; when a call fails on one rank all ranks throw (failed Error).
+/// Without commit() the destructor, collective too, removes the file. Coordinates and fields may be written
+/// before all variables are added.
 class NcWriter {
 public:
   static constexpr std::size_t unlimited = 0;
@@ -108,9 +108,9 @@ public:
   void write_table(const std::string& name, const std::vector<std::size_t>& start,
                    const std::vector<std::size_t>& count, std::span<const double> values);
   /// This rank's tile [count... x height x width] of a field, at `start` along the leading dimensions (both
-  /// empty for a field of rows and columns alone). NaN becomes the fill value. An empty tile takes part. Ranks
-  /// may write at different places in one call, each a frame of its own. Throws a failed Error when a value
-  /// lies outside what a packed field can hold.
+  /// empty for a field of rows and columns alone). NaN becomes the fill value. An empty tile takes part.
+  /// Ranks may write at different places in one call, each a frame of its own. Throws a failed Error when a
+  /// value lies outside what a packed field can hold.
   void write_tile(const std::string& name, const std::vector<std::size_t>& start,
                   const std::vector<std::size_t>& count, const Rect& tile, std::span<const float> values);
   void write_tile(const std::string& name, const std::vector<std::size_t>& start,
