@@ -14,6 +14,9 @@ namespace pluvia::commands {
 /// A satellite and rain archive from a moist shallow-water simulation.
 ExitCode simulate(const Communicator& world, const Settings& settings, const Log& log);
 
+/// An archive from raw satellite and precipitation files.
+ExitCode prepare(const Communicator& world, const Settings& settings, const Log& log);
+
 /// A run folder: checkpoints, log, resolved configuration, calibration.
 ExitCode train(const Communicator& world, const Settings& settings, const Log& log);
 

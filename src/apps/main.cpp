@@ -40,6 +40,7 @@ std::vector<Subcommand> subcommands() {
       {"simulate", "Make a satellite and rain archive from a moist shallow-water simulation",
        commands::simulate},
 #endif
+      {"prepare", "Make an archive from raw satellite and precipitation files", commands::prepare},
       {"train", "Train a network on an archive", commands::train},
       {"forecast", "Write probabilities of precipitation for each initial time", commands::forecast},
       {"verify", "Score forecasts against the archive and reference forecasts", commands::verify},

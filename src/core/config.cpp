@@ -311,6 +311,12 @@ void check_together(const Reader& reader, const Settings& s) {
   check_range(reader, "data.train", s.data.train);
   check_range(reader, "data.validate", s.data.validate);
   check_range(reader, "data.test", s.data.test);
+  check_range(reader, "prepare", s.prepare.range);
+  if (2 * s.prepare.tolerance_minutes >= s.prepare.frame_minutes)
+    refuse(
+        "prepare", fmt::format("prepare.tolerance_minutes is {}", s.prepare.tolerance_minutes),
+        reader.place("prepare.tolerance_minutes"),
+        fmt::format("it must be below half of prepare.frame_minutes, which is {}", s.prepare.frame_minutes));
   if (s.target.leads_hours.front() < s.target.window_hours)
     refuse("target", fmt::format("target.leads_hours begins with {} h", s.target.leads_hours.front()),
            reader.place("target.leads_hours"),

@@ -149,6 +149,26 @@ void declare(SimulateSettings& s, const Declare& key) {
   key("simulate.missing_lines", &s.missing_lines, "1", share, "share of image lines lost");
 }
 
+void declare(PrepareSettings& s, const Declare& key) {
+  const Limits time{.time = true}, latitude{.low = -90, .high = 90}, longitude{.low = -180, .high = 540};
+  key("prepare.inputs", &s.inputs, "", {},
+      "raw satellite and precipitation files, or globs, of any known format");
+  key("prepare.output", &s.output, "", {.not_empty = true},
+      "archive to write; one that is there is gone on with");
+  key("prepare.south", &s.south, "degrees", latitude, "southern edge of the grid");
+  key("prepare.north", &s.north, "degrees", latitude, "northern edge of the grid");
+  key("prepare.west", &s.west, "degrees", longitude, "western edge of the grid");
+  key("prepare.east", &s.east, "degrees", longitude, "eastern edge of the grid; above the western one");
+  key("prepare.cell_degrees", &s.cell_degrees, "degrees", {.low = 0.01, .high = 10},
+      "height and width of a cell; not finer than the images' pixels");
+  key("prepare.from", &s.range.from, "UTC", time, "first time of the archive; empty = open");
+  key("prepare.to", &s.range.to, "UTC", time, "end of its times, excluded; empty = open");
+  key("prepare.frame_minutes", &s.frame_minutes, "min", {.low = 1, .high = 1440},
+      "spacing of the frames; rain is the mean over the interval that ends at its frame");
+  key("prepare.tolerance_minutes", &s.tolerance_minutes, "min", {.low = 0, .high = 720},
+      "how far a raw frame may lie from a regular time; below half the spacing");
+}
+
 // ---- Limits -----------------------------------------------------------------------------------------------
 
 /// The limits in words, empty when there are none: "1 to 96", "above 0, ascending", "start | end".
@@ -267,6 +287,7 @@ std::vector<Key> declare_keys(Settings& s) {
   declare(s.verify, key);
   declare(s.bench, key);
   declare(s.simulate, key);
+  declare(s.prepare, key);
   return keys;
 }
 

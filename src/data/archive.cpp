@@ -5,36 +5,17 @@
 #include <limits>
 #include <list>
 #include <map>
-#include <set>
-
-#include <glob.h>
 
 #include <nlohmann/json.hpp>
 
 #include "pluvia/core/error.hpp"
 #include "pluvia/io/cf_grid.hpp"
+#include "pluvia/io/glob.hpp"
 #include "pluvia/io/netcdf.hpp"
 
 namespace pluvia {
 
 namespace {
-
-/// The files that a list of names and globs stands for, sorted, each once.
-std::vector<std::string> expand(const std::vector<std::string>& patterns) {
-  std::set<std::string> files;
-  for (const std::string& pattern : patterns) {
-    glob_t found{};
-    const int status = ::glob(pattern.c_str(), 0, nullptr, &found);
-    if (status == 0) files.insert(found.gl_pathv, found.gl_pathv + found.gl_pathc);
-    ::globfree(&found);
-    if (status != 0)
-      fail(ExitCode::usage, "No file matches " + pattern, {},
-           "Check data.archive; relative names start at the working folder.");
-  }
-  if (files.empty())
-    fail(ExitCode::usage, "data.archive names no file", {}, "Give a NetCDF file, a list or a glob.");
-  return {files.begin(), files.end()};
-}
 
 struct FileContents {
   Grid grid;
@@ -124,7 +105,7 @@ Time regular_step(const ArchiveIndex& index) {
 
 ArchiveIndex make_index(const std::vector<std::string>& patterns) {
   ArchiveIndex index;
-  index.files = expand(patterns);
+  index.files = matching_files(patterns, "data.archive");
   for (std::size_t f = 0; f < index.files.size(); ++f) {
     const FileContents contents = scan(NcReader(index.files[f]));
     if (f == 0) {

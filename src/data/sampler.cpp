@@ -49,7 +49,9 @@ std::vector<double> angles(const std::vector<double>& coordinate, bool closed) {
 } // namespace
 
 SampleRule make_sample_rule(const Settings& settings) {
-  const auto& [data, grid, target, model, parallel, train, forecast, verify, bench, simulate] = settings;
+  const DataSettings& data = settings.data;
+  const TargetSettings& target = settings.target;
+  const ModelSettings& model = settings.model;
   SampleRule rule;
   if (data.target.empty())
     fail(ExitCode::usage, "data.target is not set", "", "Name the precipitation rate of the archive.");

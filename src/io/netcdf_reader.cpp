@@ -105,27 +105,45 @@ Packing packing_of(const NcReader& file, int file_id, int id, const std::string&
 }
 } // namespace
 
-NcReader::NcReader(const std::string& path) : path_(path) {
+bool is_netcdf(const std::string& path) {
+  char start[8] = {};
+  if (std::FILE* file = std::fopen(path.c_str(), "rb")) {
+    if (std::fread(start, 1, sizeof start, file) < sizeof start) start[0] = '\0';
+    std::fclose(file);
+  } else {
+    fail(ExitCode::usage, "Cannot open " + path, std::strerror(errno), "Check the name and its permissions.");
+  }
+  const bool classic = std::memcmp(start, "CDF", 3) == 0 && (start[3] == 1 || start[3] == 2 || start[3] == 5);
+  return classic || std::memcmp(start, "\x89HDF\r\n\x1a\n", 8) == 0;
+}
+
+NcReader::NcReader(const std::string& path, const std::string& group) : path_(path) {
   // A plain open first: it tells an unreadable file from a damaged one.
   if (std::FILE* probe = std::fopen(path.c_str(), "rb"))
     std::fclose(probe);
   else
     fail(ExitCode::usage, "Cannot open " + path, std::strerror(errno), "Check the name and its permissions.");
   const LibraryGuard guard(library_lock());
-  check(nc_open(path.c_str(), NC_NOWRITE, &file_), "cannot be opened as NetCDF");
+  check(nc_open(path.c_str(), NC_NOWRITE, &opened_), "cannot be opened as NetCDF");
+  file_ = opened_;
+  if (group.empty()) return;
+  const int status = nc_inq_grp_ncid(opened_, group.c_str(), &file_);
+  if (status != NC_NOERR) nc_close(std::exchange(opened_, -1));
+  check(status, "has no group " + group);
 }
 
 NcReader::~NcReader() {
-  if (file_ < 0) return;
+  if (opened_ < 0) return;
   const LibraryGuard guard(library_lock());
-  nc_close(file_);
+  nc_close(opened_);
 }
 
 NcReader::NcReader(NcReader&& other) noexcept
-    : path_(std::move(other.path_)), file_(std::exchange(other.file_, -1)) {}
+    : path_(std::move(other.path_)), opened_(std::exchange(other.opened_, -1)), file_(other.file_) {}
 
 NcReader& NcReader::operator=(NcReader&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(opened_, other.opened_);
   std::swap(file_, other.file_);
   return *this;
 }
@@ -147,6 +165,12 @@ bool NcReader::has(const std::string& variable) const {
   const LibraryGuard guard(library_lock());
   int id = 0;
   return nc_inq_varid(file_, variable.c_str(), &id) == NC_NOERR;
+}
+
+bool NcReader::has_group(const std::string& name) const {
+  const LibraryGuard guard(library_lock());
+  int id = 0;
+  return nc_inq_grp_ncid(file_, name.c_str(), &id) == NC_NOERR;
 }
 
 NcVariable NcReader::variable(const std::string& name) const {

@@ -32,6 +32,8 @@ nc_type raw(NcType type) {
   }
 }
 
+constexpr double packed_fill = -32768; ///< stored for NaN
+
 /// The side of equal chunks of at most chunk_cells, so that little of the last one lies outside the grid.
 std::size_t chunk_side(std::size_t extent) {
   const auto most = static_cast<std::size_t>(NcWriter::chunk_cells);
@@ -138,6 +140,18 @@ void NcWriter::add_field(const std::string& name, NcType type, const std::vector
   });
 }
 
+void NcWriter::add_packed_field(const std::string& name, const std::vector<std::string>& dimensions,
+                                double scale, double offset) {
+  add_field(name, NcType::i16, dimensions);
+  on_all("fill value of " + name, [&] {
+    const auto stored = static_cast<short>(packed_fill);
+    return nc_def_var_fill(file_, variable_id(name), NC_FILL, &stored);
+  });
+  set_numbers(name, "scale_factor", NcType::f64, {scale});
+  set_numbers(name, "add_offset", NcType::f64, {offset});
+  packed_[name] = {scale, offset};
+}
+
 void NcWriter::set_text(const std::string& variable, const std::string& attribute, const std::string& value) {
   on_all("attribute " + attribute, [&] {
     return nc_put_att_text(file_, variable_id(variable), attribute.c_str(), value.size(), value.data());
@@ -215,8 +229,21 @@ void NcWriter::write_tile(const std::string& name, const std::vector<std::size_t
                           const std::vector<std::size_t>& count, const Rect& tile,
                           std::span<const float> values) {
   std::vector<float> stored(values.begin(), values.end());
-  for (float& v : stored)
-    if (std::isnan(v)) v = fill;
+  if (const auto found = packed_.find(name); found == packed_.end()) {
+    for (float& v : stored)
+      if (std::isnan(v)) v = fill;
+  } else {
+    together(comm_, [&] {
+      for (float& v : stored) {
+        const double whole =
+            std::nearbyint((static_cast<double>(v) - found->second.offset) / found->second.scale);
+        if (!std::isnan(v) && !(whole > packed_fill && whole <= 32767))
+          fail(ExitCode::failed, "Cannot write " + path_,
+               std::to_string(v) + " does not fit into the packed field " + name);
+        v = static_cast<float>(std::isnan(v) ? packed_fill : whole);
+      }
+    });
+  }
   put_tile<float>(name, start, count, tile, stored, nc_put_vara_float);
 }
 

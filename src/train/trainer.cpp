@@ -1,10 +1,8 @@
 #include "pluvia/train/trainer.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
-#include <csignal>
 #include <fstream>
 #include <limits>
 #include <numeric>
@@ -13,6 +11,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "pluvia/comm/stop_signals.hpp"
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/random.hpp"
@@ -27,36 +26,6 @@
 namespace pluvia {
 
 namespace {
-
-std::atomic<bool> stop_requested{false}; // a signal handler can reach nothing else
-
-/// Catches SIGTERM and SIGUSR1 while it lives.
-class StopSignals {
-public:
-  StopSignals() {
-    stop_requested = false;
-    struct sigaction action {};
-    action.sa_handler = [](int) { stop_requested = true; };
-    sigaction(SIGTERM, &action, &old_term_);
-    sigaction(SIGUSR1, &action, &old_usr1_);
-  }
-  ~StopSignals() {
-    sigaction(SIGTERM, &old_term_, nullptr);
-    sigaction(SIGUSR1, &old_usr1_, nullptr);
-  }
-  StopSignals(const StopSignals&) = delete;
-  StopSignals& operator=(const StopSignals&) = delete;
-  /// True on all ranks when any was asked. Collective.
-  static bool agreed(const Communicator& comm) {
-    std::int64_t stop = stop_requested ? 1 : 0;
-    comm.all_reduce(std::span(&stop, 1), Reduce::max);
-    return stop != 0;
-  }
-
-private:
-  struct sigaction old_term_ {
-  }, old_usr1_{};
-};
 
 struct Range {
   Time from, to;
@@ -441,7 +410,7 @@ TrainOutcome Training::run() {
       progress.update(n + 1,
                       fmt::format("loss {:.4f}, validation {:.4f} (climatology {:.4f}), {:.2f} s a step",
                                   loss, last.loss, last.climatology, seconds));
-      const bool stop = StopSignals::agreed(world_);
+      const bool stop = signals.agreed(world_);
       if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
         save(folder.at_step(n + 1), snapshot(n + 1));
         prune_checkpoints(world_, folder, 2);

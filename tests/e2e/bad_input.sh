@@ -99,6 +99,13 @@ refused "a torn model" 3 "torn.nc" forecast deck.yaml forecast.checkpoint=torn.n
 refused "nothing to show" 2 "nosuch.nc" info nosuch.nc
 refused "a text to show" 3 "good.cdl" info good.cdl
 refused "no forecasts to verify" 3 "no forecasts" verify deck.yaml
+grid=(prepare.south=0 prepare.north=10 prepare.west=0 prepare.east=10 prepare.output=made.nc)
+refused "no raw file" 2 "nosuch" prepare deck.yaml "${grid[@]}" 'prepare.inputs=nosuch_*.nc'
+refused "no grid" 2 "prepare.south" prepare deck.yaml prepare.inputs=good.nc prepare.output=made.nc
+refused "raw files of no known format" 3 "good.nc is of no known format.*MERGIR" \
+  prepare deck.yaml "${grid[@]}" prepare.inputs=good.nc
+refused "a torn raw file" 3 "torn.nc" prepare deck.yaml "${grid[@]}" prepare.inputs=torn.nc
+refused "a tolerance of half a frame" 2 "tolerance_minutes" prepare deck.yaml prepare.tolerance_minutes=15
 if "$PLUVIA" --help | grep -q '^  simulate'; then # a build with PETSc
   refused "output that cannot be written" 2 "Not a directory" simulate deck.yaml simulate.output=deck.yaml/archive.nc
   refused "a day that does not exist" 2 "2020-02-31" simulate deck.yaml simulate.from=2020-02-31

@@ -245,3 +245,46 @@ TEST_F(NetcdfFile, LeavesNothingBehindOnAFullDisk) {
   EXPECT_FALSE(fs::exists(path));
   EXPECT_FALSE(fs::exists(path + ".part"));
 }
+
+TEST_F(NetcdfFile, PacksToTheNearestAndWritesFramesOfDifferentRanksTogether) {
+  const Index ny = 5, nx = 6;
+  const std::string path = folder + "/packed.nc";
+  const auto value = [](int rank, std::size_t i) {
+    return i % 7 == 0 ? std::numeric_limits<float>::quiet_NaN()
+                      : static_cast<float>(220.123 + rank) + 0.004F * static_cast<float>(i);
+  };
+  const auto frame = [&](int rank) {
+    std::vector<float> out;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(ny * nx); ++i) out.push_back(value(rank, i));
+    return out;
+  };
+  {
+    NcWriter file(world, path);
+    write_grid(file, latlon(ny, nx));
+    write_time_axis(file, NcWriter::unlimited, "time");
+    file.add_packed_field("tb", {"time", "lat", "lon"}, 0.01, 250);
+    file.write_tile("tb", {static_cast<std::size_t>(world.rank())}, {1}, {0, ny, 0, nx}, frame(world.rank()));
+    file.commit();
+  }
+  const NcReader file(path);
+  const std::vector<double> read = file.values("tb");
+  ASSERT_EQ(read.size(), static_cast<std::size_t>(world.size() * ny * nx));
+  for (int rank = 0; rank < world.size(); ++rank)
+    for (std::size_t i = 0; i < static_cast<std::size_t>(ny * nx); ++i) {
+      const double got = read[static_cast<std::size_t>(rank * ny * nx) + i];
+      if (std::isnan(value(rank, i)))
+        EXPECT_TRUE(std::isnan(got));
+      else
+        EXPECT_NEAR(got, value(rank, i), 0.00501);
+    }
+
+  NcWriter other(world, folder + "/beyond.nc");
+  write_grid(other, latlon(ny, nx));
+  write_time_axis(other, NcWriter::unlimited, "time");
+  other.add_packed_field("tb", {"time", "lat", "lon"}, 0.01, 250);
+  std::vector<float> beyond = frame(0);
+  if (world.rank() == world.size() - 1) beyond[3] = 600;
+  EXPECT_THROW(other.write_tile("tb", {static_cast<std::size_t>(world.rank())}, {1}, {0, ny, 0, nx}, beyond),
+               Error)
+      << "on all ranks, though only one is at fault";
+}

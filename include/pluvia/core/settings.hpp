@@ -116,6 +116,17 @@ struct SimulateSettings {
   bool operator==(const SimulateSettings&) const = default;
 };
 
+struct PrepareSettings {
+  std::vector<std::string> inputs; ///< raw files or globs
+  std::string output = "archive.nc";
+  double south = 0, north = 0, west = 0, east = 0; ///< outer edges of the target grid [degrees]
+  double cell_degrees = 0.1;
+  TimeRange range; ///< of the archive's times; its keys are prepare.from and prepare.to
+  double frame_minutes = 30;
+  double tolerance_minutes = 5; ///< how far a frame may lie from a regular time
+  bool operator==(const PrepareSettings&) const = default;
+};
+
 struct Settings {
   DataSettings data;
   GridSettings grid;
@@ -127,6 +138,7 @@ struct Settings {
   VerifySettings verify;
   BenchSettings bench;
   SimulateSettings simulate;
+  PrepareSettings prepare;
   bool operator==(const Settings&) const = default;
 };
 

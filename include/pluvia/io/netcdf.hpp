@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,12 +20,17 @@ struct NcVariable {
   std::vector<std::size_t> extents;
 };
 
-/// One NetCDF file open for reading by this rank alone. Every member is local, holds library_lock, and throws
-/// a data Error that names the file when the file is damaged. Move-only.
+/// Whether a file begins as a NetCDF file does, whatever its name; nothing is said about the rest of it.
+/// Local. Throws a usage Error when it cannot be opened.
+bool is_netcdf(const std::string& path);
+
+/// One NetCDF file, or one group of it, open for reading by this rank alone. Every member is local, holds
+/// library_lock, and throws a data Error that names the file when the file is damaged. Move-only.
 class NcReader {
 public:
-  /// Throws a usage Error when the file cannot be opened at all, a data Error when it is no NetCDF file.
-  explicit NcReader(const std::string& path);
+  /// Throws a usage Error when the file cannot be opened at all, a data Error when it is no NetCDF file or
+  /// has no such group.
+  explicit NcReader(const std::string& path, const std::string& group = {});
   ~NcReader();
   NcReader(NcReader&& other) noexcept;
   NcReader& operator=(NcReader&& other) noexcept;
@@ -32,6 +38,7 @@ public:
   const std::string& path() const { return path_; }
   std::vector<NcVariable> variables() const;
   bool has(const std::string& variable) const;
+  bool has_group(const std::string& name) const;
   NcVariable variable(const std::string& name) const;
   /// Names of a variable's attributes ("" = the file's own).
   std::vector<std::string> attributes(const std::string& variable) const;
@@ -54,7 +61,8 @@ private:
   void read_doubles(int id, const std::vector<std::size_t>& start, const std::vector<std::size_t>& count,
                     std::span<double> out) const;
   std::string path_;
-  int file_ = -1;
+  int opened_ = -1; ///< to be closed
+  int file_ = -1;   ///< what is read: the same, or a group in it
 };
 
 /// A whole coordinate variable; values stored in single precision stand for the decimals they print as (0.2,
@@ -63,9 +71,9 @@ std::vector<double> read_decimals(const NcReader& file, const std::string& varia
 
 /// One NetCDF-4 file written by all ranks of a communicator, under PATH.part until commit() renames it: a
 /// reader never sees half a file. Every member is collective with the same arguments on all ranks, but for a
-/// tile and its values; when a call fails on one rank all ranks throw (failed Error). Without commit() the
-/// destructor, collective too, removes the file. Coordinates and fields may be written before all variables
-/// are added.
+/// tile, where it starts, and its values; when a call fails on one rank all ranks throw (failed Error).
+/// Without commit() the destructor, collective too, removes the file. Coordinates and fields may be written
+/// before all variables are added.
 class NcWriter {
 public:
   static constexpr std::size_t unlimited = 0;
@@ -86,6 +94,10 @@ public:
   /// A variable whose last two dimensions are rows and columns: chunks of at most 512 x 512 cells of one
   /// frame, shuffle and deflate 1; f32 fields get a _FillValue.
   void add_field(const std::string& name, NcType type, const std::vector<std::string>& dimensions);
+  /// A field stored as 16-bit whole numbers, value = stored * scale + offset, with -32768 for NaN. write_tile
+  /// rounds to the nearest, so that a value that is read back is off by at most scale / 2.
+  void add_packed_field(const std::string& name, const std::vector<std::string>& dimensions, double scale,
+                        double offset);
   /// Attributes; variable "" = of the file.
   void set_text(const std::string& variable, const std::string& attribute, const std::string& value);
   void set_numbers(const std::string& variable, const std::string& attribute, NcType type,
@@ -97,6 +109,8 @@ public:
                    const std::vector<std::size_t>& count, std::span<const double> values);
   /// This rank's tile [count... x height x width] of a field, at `start` along the leading dimensions (both
   /// empty for a field of rows and columns alone). NaN becomes the fill value. An empty tile takes part.
+  /// Ranks may write at different places in one call, each a frame of its own. Throws a failed Error when a
+  /// value lies outside what a packed field can hold.
   void write_tile(const std::string& name, const std::vector<std::size_t>& start,
                   const std::vector<std::size_t>& count, const Rect& tile, std::span<const float> values);
   void write_tile(const std::string& name, const std::vector<std::size_t>& start,
@@ -117,9 +131,13 @@ private:
   int define(const std::string& name, NcType type, const std::vector<std::string>& dimensions);
   void close();
 
+  struct Packing {
+    double scale, offset;
+  };
   const Communicator& comm_;
   std::string path_, part_;
   int file_ = -1;
+  std::map<std::string, Packing> packed_; ///< by field
 };
 
 } // namespace pluvia
