@@ -262,7 +262,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     json["messages"] = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
   }
   progress.update(3, "messages timed");
-  if (!s.bench.ranks.empty()) out += "\n" + scaling_table(world, s, json["scaling"]);
+  if (!s.bench.ranks.empty()) out += fmt::format("\n{}", scaling_table(world, s, json["scaling"]));
   progress.update(4);
 
   together(world, [&] {

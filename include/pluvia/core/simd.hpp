@@ -97,9 +97,10 @@ inline Vec16 operator*(const Vec16& a, const Vec16& b) {
 inline float sum(const Vec16& a) {
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #if defined(__AVX512F__)
-  const __m256 eight =
-      _mm256_add_ps(_mm512_castps512_ps256(a.part[0].v),
-                    _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.part[0].v), 1)));
+  // Not the intrinsics for halves, in whose placeholders GCC 12 sees uninitialised values.
+  const __m512 v = a.part[0].v;
+  const __m256 eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                       __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
 #else
   const __m256 eight = _mm256_add_ps(a.part[0].v, a.part[1].v);
 #endif
