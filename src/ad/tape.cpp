@@ -6,6 +6,20 @@
 
 namespace pluvia {
 
+namespace {
+
+void add(Tensor& to, const Tensor& d) {
+  const Shape& s = d.shape();
+  parallel_for(s.b * s.t * s.y, [&](Index row) {
+    const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
+    float* sum = to.cell(b, t, y, 0);
+    const float* from = d.cell(b, t, y, 0);
+    for (Index i = 0; i < s.x * s.c; ++i) sum[i] += from[i];
+  });
+}
+
+} // namespace
+
 void accumulate(Node& node, Tensor&& d) {
   if (!node.needs_grad) return;
   assert(d.shape() == node.value.shape() && d.margin() == node.grad_margin);
@@ -13,13 +27,21 @@ void accumulate(Node& node, Tensor&& d) {
     node.grad = std::move(d);
     return;
   }
-  const Shape& s = d.shape();
-  parallel_for(s.b * s.t * s.y, [&](Index row) {
-    const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
-    float* to = node.grad.cell(b, t, y, 0);
-    const float* from = d.cell(b, t, y, 0);
-    for (Index i = 0; i < s.x * s.c; ++i) to[i] += from[i];
-  });
+  add(node.grad, d);
+}
+
+void pass_gradient(Node& from, Node& to) {
+  if (!to.needs_grad) return;
+  if (to.grad.empty())
+    to.grad = from.grad.margin() == to.grad_margin ? std::move(from.grad) : from.grad.clone(to.grad_margin);
+  else
+    add(to.grad, from.grad);
+}
+
+GradientSlot gradient_slot(Node& node) {
+  const bool first = node.grad.empty();
+  if (first) node.grad = Tensor(node.value.shape(), node.grad_margin);
+  return {node.grad, first ? nullptr : &node.grad};
 }
 
 Var Tape::leaf(Tensor value, bool needs_grad) {

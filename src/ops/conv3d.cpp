@@ -105,10 +105,12 @@ struct Rows {
   Index count, length;
   bool flat;
   Shape shape;
-  explicit Rows(const Shape& s, bool may_flatten) : flat(may_flatten), shape(s) {
-    constexpr Index flat_row = 16 * tile_cells;
-    length = flat ? flat_row : s.x;
-    count = flat ? (s.cells() + flat_row - 1) / flat_row : s.b * s.t * s.y;
+  /// Where every cell stands by itself and follows the one before, rows are as long as the innermost cache
+  /// likes for `channels` values a cell.
+  Rows(const Shape& s, bool may_flatten, Index channels) : flat(may_flatten), shape(s) {
+    constexpr Index values = 6144;
+    length = flat ? std::clamp<Index>(values / channels / tile_cells, 1, 16) * tile_cells : s.x;
+    count = flat ? (s.cells() + length - 1) / length : s.b * s.t * s.y;
   }
   Index cells_of(Index row) const { return flat ? std::min(length, shape.cells() - row * length) : length; }
   template <class T> auto* start(T& tensor, Index row) const {
@@ -200,13 +202,13 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   const std::vector<Index> offsets = tap_offsets(x, w.stencil);
   std::vector<float> padded_bias(static_cast<std::size_t>(blocks) * w.block, 0.0F);
   if (bias) std::copy_n(bias, w.c_out, padded_bias.begin());
-  const Rows rows(s, taps == 1 && x.dense() && y.dense() && (!residual || residual->dense()));
+  const Rows rows(s, taps == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
+                  w.c_in + w.c_out);
   const Index panel = Index{taps} * w.c_in * w.block;
   const int tile = even_part(rows.length, tile_cells);
 
-  // Blocks outside, rows inside: a block's weights stay in the cache while all rows pass.
-  parallel_for(blocks * rows.count, [&](Index task) {
-    const Index block = task / rows.count, row = task % rows.count, first = block * w.block;
+  const auto convolve_row = [&](Index block, Index row) {
+    const Index first = block * w.block;
     const int valid = static_cast<int>(std::min<Index>(w.block, w.c_out - first));
     const float* xr = rows.start(x, row);
     float* yr = rows.start(y, row) + first;
@@ -218,7 +220,15 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
                      bias ? padded_bias.data() + first : nullptr, rr ? rr + i * w.c_out : nullptr, w.c_out,
                      yr + i * w.c_out, w.c_out, valid);
     }
-  });
+  };
+  constexpr std::size_t cached_weights = std::size_t{64} << 10;
+  if (w.data.size() <= cached_weights) // all weights stay in the cache: a row is read once
+    parallel_for(rows.count, [&](Index row) {
+      for (Index block = 0; block < blocks; ++block) convolve_row(block, row);
+    });
+  else // a block's weights stay there while all rows pass
+    parallel_for(blocks * rows.count,
+                 [&](Index task) { convolve_row(task / rows.count, task % rows.count); });
 }
 
 void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,
@@ -228,7 +238,7 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
   const auto c_in = static_cast<int>(x.shape().c), c_out = static_cast<int>(dy.shape().c);
   const int taps = stencil.taps();
   const std::vector<Index> offsets = tap_offsets(x, stencil);
-  const Rows rows(dy.shape(), taps == 1 && x.dense() && dy.dense());
+  const Rows rows(dy.shape(), taps == 1 && x.dense() && dy.dense(), c_in + c_out);
 
   // Outputs are padded to whole vectors; a unit of work is one tap, some input channels and one block.
   const Index padded = round_up(c_out, c_out > simd::width ? 2 * simd::width : simd::width);
@@ -239,11 +249,14 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
   // The cells are cut into chunks and the units into groups: tasks for the threads, each with a partial sum
   // of its own, which are added in order. The cuts follow from the shape alone, so the sums are the same for
   // every thread count. A task's partial sums stay in the cache while rows pass.
-  constexpr Index chunk_cells = 4096, most_chunks = 32, enough_tasks = 16;
+  // Many chunks where the sums are small beside the values they are made of, for every group reads all of
+  // these.
+  constexpr Index chunk_cells = 512, most_chunks = 32, enough_tasks = 16;
+  const Index weights = Index{taps} * c_in * padded, partial = weights + padded, cells = dy.shape().cells();
   const Index chunks =
-      std::clamp<Index>(dy.shape().cells() / chunk_cells, 1, std::min(most_chunks, rows.count));
-  const Index groups = std::clamp<Index>(enough_tasks / chunks, 1, units);
-  const Index weights = Index{taps} * c_in * padded, partial = weights + padded;
+      std::clamp<Index>(std::min(cells / chunk_cells, cells * (c_in + padded) / (4 * weights)), 1,
+                        std::min(most_chunks, rows.count));
+  const Index groups = std::clamp<Index>((enough_tasks + chunks - 1) / chunks, 1, units);
   Tensor sums({1, 1, 1, chunks, partial});
   // Few enough cells for the innermost cache, enough to forget the loading and storing of the partial sums.
   const Index cells_at_once = std::clamp<Index>(12288 / (c_in + padded), 16, 128);
@@ -267,9 +280,9 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
       Index dy_stride = c_out;
       if (padded != c_out) {
         dy_stride = padded;
-        Index cells = 0;
-        for (const Segment& s : segments) cells += s.cells;
-        widened.assign(static_cast<std::size_t>(cells * padded), 0.0F);
+        Index n = 0;
+        for (const Segment& s : segments) n += s.cells;
+        widened.assign(static_cast<std::size_t>(n * padded), 0.0F);
         float* out = widened.data();
         for (Segment& s : segments) {
           const float* from = std::exchange(s.dy, out);
@@ -291,15 +304,15 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
             for (Index c = 0; c < padded; ++c) bias_sum[c] += s.dy[i * dy_stride + c];
       segments.clear();
     };
-    Index cells = 0;
+    Index waiting = 0;
     for (Index row = first_row; row < last_row; ++row)
       for (Index i = 0; i < rows.cells_of(row); i += cells_at_once) {
         const Index n = std::min(cells_at_once, rows.cells_of(row) - i);
         segments.push_back({rows.start(x, row) + i * c_in, rows.start(dy, row) + i * c_out, n});
-        cells += n;
-        if (cells >= cells_at_once) add(), cells = 0;
+        waiting += n;
+        if (waiting >= cells_at_once) add(), waiting = 0;
       }
-    if (cells > 0) add();
+    if (waiting > 0) add();
   });
 
   float* const w = dw.cell(0, 0, 0, 0);

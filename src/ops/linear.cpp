@@ -15,11 +15,10 @@ Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const V
   return tape.record(std::move(y), work, [x, &weight, &bias, residual](Node& node) {
     convolve_weight_gradient(x->value, node.grad, {}, weight.grad, bias.grad.cell(0, 0, 0, 0));
     if (x->needs_grad) {
-      Tensor dx(x->value.shape(), x->grad_margin);
-      convolve(node.grad, pack_transposed(weight.value, {}), nullptr, nullptr, dx);
-      accumulate(*x, std::move(dx));
+      const GradientSlot dx = gradient_slot(*x);
+      convolve(node.grad, pack_transposed(weight.value, {}), nullptr, dx.addend, dx.target);
     }
-    if (residual && residual->needs_grad) accumulate(*residual, node.grad.clone(residual->grad_margin));
+    if (residual) pass_gradient(node, *residual);
   });
 }
 

@@ -66,7 +66,7 @@ Var unmerge(Tape& tape, const Var& x, Index height, Index width, const Var& adde
     Tensor dx(s, x->grad_margin);
     gather(node.grad, dx);
     accumulate(*x, std::move(dx));
-    if (addend && addend->needs_grad) accumulate(*addend, node.grad.clone(addend->grad_margin));
+    if (addend) pass_gradient(node, *addend);
   });
 }
 

@@ -32,11 +32,10 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
     convolve_weight_gradient(x->value, node.grad, stencil, weight.grad, bias.grad.cell(0, 0, 0, 0));
     exchange.finish();
     if (x->needs_grad) {
-      Tensor dx(x->value.shape(), x->grad_margin);
-      convolve(node.grad, pack_transposed(weight.value, stencil), nullptr, nullptr, dx);
-      accumulate(*x, std::move(dx));
+      const GradientSlot dx = gradient_slot(*x);
+      convolve(node.grad, pack_transposed(weight.value, stencil), nullptr, dx.addend, dx.target);
     }
-    if (residual && residual->needs_grad) accumulate(*residual, node.grad.clone(residual->grad_margin));
+    if (residual) pass_gradient(node, *residual);
   };
   const Work work = convolution_work("conv3d", s, weight.value.shape(), x->needs_grad);
   return tape.record(std::move(y), work, pull, reach(transposed(stencil)));

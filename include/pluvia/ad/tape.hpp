@@ -28,6 +28,16 @@ struct Parameter {
 
 /// Adds d to the gradient of a node; d must have node.grad_margin and is taken over when it is the first.
 void accumulate(Node& node, Tensor&& d);
+/// Adds the gradient of `from`, which is spent, to that of a node of the same shape whose value went into it
+/// as it is.
+void pass_gradient(Node& from, Node& to);
+/// Where a pull-back may write a node's gradient directly: into `target`, adding `addend` when that is not
+/// null (it is the target itself).
+struct GradientSlot {
+  Tensor& target;
+  const Tensor* addend;
+};
+GradientSlot gradient_slot(Node& node);
 
 /// Remembers how to pull gradients back, in the order of the forward pass: replayed in reverse, so that all
 /// ranks reach their collectives in the same order.
