@@ -18,6 +18,7 @@
 #include "pluvia/bench/network_timing.hpp"
 #include "pluvia/io/time.hpp"
 #include "pluvia/nn/footprint.hpp"
+#include "pluvia/train/precision.hpp"
 
 namespace pluvia::commands {
 
@@ -105,7 +106,7 @@ std::string operator_table(const Profile& profile, int steps, double ceiling, Js
 }
 
 /// Training steps on the first 1, 2, ... ranks: the same grid, or as much grid for each.
-std::string scaling_table(const Communicator& world, const Settings& s, Json& json) {
+std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Json& json) {
   std::string out = fmt::format("{:<7} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
                                 "grid", "median s", "min s", "max s", "efficiency", "halo wait");
   for (const bool strong : {true, false}) {
@@ -120,7 +121,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Json& js
       if (world.rank() < ranks) {
         Settings automatic = s;
         automatic.parallel.rows = automatic.parallel.cols = 0;
-        NetworkTiming network(part, automatic, ny, nx);
+        NetworkTiming network(part, automatic, precision, ny, nx);
         double wait = 0, seconds = 0;
         const Timing t = time_in_turn(part,
                                       {{"step",
@@ -163,7 +164,8 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
       fail(ExitCode::usage, fmt::format("bench.ranks holds {}", ranks),
            fmt::format("the program runs on {} ranks", world.size()), "Start it on more ranks.");
   const int rounds = static_cast<int>(s.bench.rounds), threads = omp_get_max_threads();
-  NetworkTiming network(world, s, s.bench.ny, s.bench.nx);
+  const Precision precision = agree_precision(world, s.train.precision);
+  NetworkTiming network(world, s, precision, s.bench.ny, s.bench.nx);
   const double load = load_average();
 
   // Memory first: the ceilings bring arrays of their own.
@@ -181,11 +183,13 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
 
   std::vector<StepPhases> phases;
   std::vector<Contender> contenders{convolution_ceiling(world, Precision::f32)};
-  if (has_native_bf16()) contenders.push_back(convolution_ceiling(world, Precision::bf16));
+  if (has_fast_bf16()) contenders.push_back(convolution_ceiling(world, Precision::bf16));
   const std::size_t machine = contenders.size() + 1;
   contenders.push_back(memory_ceiling(world));
-  contenders.push_back({"training step", [&] { phases.push_back(network.step()); }, flop.step / rounds});
-  contenders.push_back({"forecast", [&] { network.forecast(); }, flop.forward / rounds});
+  contenders.push_back({fmt::format("training step {}", name_of(precision)),
+                        [&] { phases.push_back(network.step()); }, flop.step / rounds});
+  contenders.push_back(
+      {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward / rounds});
   const std::vector<Timing> timings = time_in_turn(world, contenders, rounds);
   phases.erase(phases.begin()); // the round that was thrown away
   progress.update(2, "step and forecast timed");
@@ -262,7 +266,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     json["messages"] = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
   }
   progress.update(3, "messages timed");
-  if (!s.bench.ranks.empty()) out += fmt::format("\n{}", scaling_table(world, s, json["scaling"]));
+  if (!s.bench.ranks.empty()) out += fmt::format("\n{}", scaling_table(world, s, precision, json["scaling"]));
   progress.update(4);
 
   together(world, [&] {

@@ -12,7 +12,7 @@
 
 namespace pluvia {
 
-bool has_native_bf16() {
+bool has_fast_bf16() {
   return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16;
 }
 

@@ -30,9 +30,11 @@ Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
 
 } // namespace
 
-NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Index ny, Index nx)
-    : comm_(comm), ports_{settings.bench.inputs, settings.target.leads_hours,
-                          static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
+NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision,
+                             Index ny, Index nx)
+    : comm_(comm),
+      precision_(precision), ports_{settings.bench.inputs, settings.target.leads_hours,
+                                    static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
       tiles_(comm, tile(settings, ny, nx, comm.size())),
       network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
       parameters_(network_.parameters().all()), adam_(make_adam(parameters_)) {
@@ -50,7 +52,7 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
 }
 
 void NetworkTiming::forecast(Profile* profile) {
-  Tape tape(Tape::Mode::forget, profile);
+  Tape tape(Tape::Mode::forget, precision_, profile);
   if (profile) profile->start();
   network_.forward(tape, tiles_, input_, base_);
 }
@@ -65,7 +67,7 @@ StepPhases NetworkTiming::step(Profile* profile) {
     last = now;
   };
   network_.parameters().zero_gradients();
-  Tape tape(Tape::Mode::record, profile);
+  Tape tape(Tape::Mode::record, precision_, profile);
   if (profile) profile->start();
   const Var logits = network_.forward(tape, tiles_, input_, base_);
   lap(phases.forward);

@@ -99,6 +99,8 @@ void declare(TrainSettings& s, const Declare& key) {
   key("train.weight_decay", &s.weight_decay, "", {.low = 0, .high = 1}, "decoupled decay of weights");
   key("train.clip_norm", &s.clip_norm, "", {.low = 0, .above_low = true},
       "global norm the gradient is clipped to");
+  key("train.precision", &s.precision, "", {.words = {"auto", "f32", "bf16"}},
+      "of products in training; auto = bf16 where all processors multiply matrices of it, else f32");
   key("train.seed", &s.seed, "", {.low = 0}, "of initial weights and sample order");
   key("train.output", &s.output, "", {.not_empty = true}, "run folder: checkpoints, log, configuration");
   key("train.from", &s.from, "", {}, "checkpoint to go on from, or latest; empty = start anew");

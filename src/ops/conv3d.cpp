@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "conv3d_bf16.hpp"
+#include "conv3d_rows.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/simd.hpp"
 
@@ -100,25 +102,11 @@ template <int Vectors, int... Counts> constexpr auto tile_table(std::integer_seq
   return std::array<TileKernel, sizeof...(Counts)>{&convolve_tile<Counts + 1, Vectors>...};
 }
 
-/// Rows of neighbouring cells with the positions of their first cells in up to three tensors.
-struct Rows {
-  Index count, length;
-  bool flat;
-  Shape shape;
-  /// Where every cell stands by itself and follows the one before, rows are as long as the innermost cache
-  /// likes for `channels` values a cell.
-  Rows(const Shape& s, bool may_flatten, Index channels) : flat(may_flatten), shape(s) {
-    constexpr Index values = 6144;
-    length = flat ? std::clamp<Index>(values / channels / tile_cells, 1, 16) * tile_cells : s.x;
-    count = flat ? (s.cells() + length - 1) / length : s.b * s.t * s.y;
-  }
-  Index cells_of(Index row) const { return flat ? std::min(length, shape.cells() - row * length) : length; }
-  template <class T> auto* start(T& tensor, Index row) const {
-    if (flat) return tensor.cell(0, 0, 0, 0) + row * length * tensor.shape().c;
-    const Index y = row % shape.y, t = row / shape.y % shape.t, b = row / shape.y / shape.t;
-    return tensor.cell(b, t, y, 0);
-  }
-};
+/// A row as long as the innermost cache likes for so many values a cell.
+Index flat_row(Index channels) {
+  constexpr Index values = 6144;
+  return std::clamp<Index>(values / channels / tile_cells, 1, 16) * tile_cells;
+}
 
 std::vector<Index> tap_offsets(const Tensor& x, const Stencil& s) {
   std::vector<Index> offsets;
@@ -168,10 +156,6 @@ template <int Vectors, int... Counts> constexpr auto weight_table(std::integer_s
   return std::array<WeightKernel, sizeof...(Counts)>{&weight_tile<Counts + 1, Vectors>...};
 }
 
-Index round_up(Index n, Index multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-
 } // namespace
 
 PackedWeights pack(const Tensor& weight, const Stencil& stencil) {
@@ -203,7 +187,7 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   std::vector<float> padded_bias(static_cast<std::size_t>(blocks) * w.block, 0.0F);
   if (bias) std::copy_n(bias, w.c_out, padded_bias.begin());
   const Rows rows(s, taps == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
-                  w.c_in + w.c_out);
+                  flat_row(w.c_in + w.c_out));
   const Index panel = Index{taps} * w.c_in * w.block;
   const int tile = even_part(rows.length, tile_cells);
 
@@ -238,7 +222,7 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
   const auto c_in = static_cast<int>(x.shape().c), c_out = static_cast<int>(dy.shape().c);
   const int taps = stencil.taps();
   const std::vector<Index> offsets = tap_offsets(x, stencil);
-  const Rows rows(dy.shape(), taps == 1 && x.dense() && dy.dense(), c_in + c_out);
+  const Rows rows(dy.shape(), taps == 1 && x.dense() && dy.dense(), flat_row(c_in + c_out));
 
   // Outputs are padded to whole vectors; a unit of work is one tap, some input channels and one block.
   const Index padded = round_up(c_out, c_out > simd::width ? 2 * simd::width : simd::width);
@@ -246,17 +230,8 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
   const int inputs = even_part(c_in, most_inputs(block / simd::width)), parts = (c_in + inputs - 1) / inputs;
   const Index units = Index{taps} * parts * blocks;
 
-  // The cells are cut into chunks and the units into groups: tasks for the threads, each with a partial sum
-  // of its own, which are added in order. The cuts follow from the shape alone, so the sums are the same for
-  // every thread count. A task's partial sums stay in the cache while rows pass.
-  // Many chunks where the sums are small beside the values they are made of, for every group reads all of
-  // these.
-  constexpr Index chunk_cells = 512, most_chunks = 32, enough_tasks = 16;
-  const Index weights = Index{taps} * c_in * padded, partial = weights + padded, cells = dy.shape().cells();
-  const Index chunks =
-      std::clamp<Index>(std::min(cells / chunk_cells, cells * (c_in + padded) / (4 * weights)), 1,
-                        std::min(most_chunks, rows.count));
-  const Index groups = std::clamp<Index>((enough_tasks + chunks - 1) / chunks, 1, units);
+  const Index weights = Index{taps} * c_in * padded, partial = weights + padded;
+  const auto [chunks, groups] = cut_gradient(dy.shape().cells(), c_in + padded, weights, rows.count, units);
   Tensor sums({1, 1, 1, chunks, partial});
   // Few enough cells for the innermost cache, enough to forget the loading and storing of the partial sums.
   const Index cells_at_once = std::clamp<Index>(12288 / (c_in + padded), 16, 128);
@@ -325,6 +300,30 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
   if (!db) return;
   for (Index chunk = 0; chunk < chunks; ++chunk)
     for (int c = 0; c < c_out; ++c) db[c] += sums.cell(0, 0, 0, chunk)[weights + c];
+}
+
+void convolution(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
+                 const float* bias, const Tensor* residual, Tensor& y) {
+  if (precision == Precision::bf16)
+    convolve_bf16(x, pack_bf16(weight, stencil), bias, residual, y);
+  else
+    convolve(x, pack(weight, stencil), bias, residual, y);
+}
+
+void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor& weight,
+                            const Stencil& stencil, const Tensor* addend, Tensor& dx) {
+  if (precision == Precision::bf16)
+    convolve_bf16(dy, pack_transposed_bf16(weight, stencil), nullptr, addend, dx);
+  else
+    convolve(dy, pack_transposed(weight, stencil), nullptr, addend, dx);
+}
+
+void convolution_pull_weight(Precision precision, const Tensor& x, const Tensor& dy, const Stencil& stencil,
+                             Tensor& dw, float* db) {
+  if (precision == Precision::bf16)
+    convolve_weight_gradient_bf16(x, dy, stencil, dw, db);
+  else
+    convolve_weight_gradient(x, dy, stencil, dw, db);
 }
 
 } // namespace pluvia

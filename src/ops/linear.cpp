@@ -9,14 +9,15 @@ Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const V
   Shape s = x->value.shape();
   s.c = weight.value.shape().c;
   Tensor y(s, out_margin);
-  convolve(x->value, pack(weight.value, {}), bias.value.cell(0, 0, 0, 0),
-           residual ? &residual->value : nullptr, y);
+  const Precision precision = tape.precision();
+  convolution(precision, x->value, weight.value, {}, bias.value.cell(0, 0, 0, 0),
+              residual ? &residual->value : nullptr, y);
   const Work work = convolution_work("linear", s, weight.value.shape(), x->needs_grad);
-  return tape.record(std::move(y), work, [x, &weight, &bias, residual](Node& node) {
-    convolve_weight_gradient(x->value, node.grad, {}, weight.grad, bias.grad.cell(0, 0, 0, 0));
+  return tape.record(std::move(y), work, [precision, x, &weight, &bias, residual](Node& node) {
+    convolution_pull_weight(precision, x->value, node.grad, {}, weight.grad, bias.grad.cell(0, 0, 0, 0));
     if (x->needs_grad) {
       const GradientSlot dx = gradient_slot(*x);
-      convolve(node.grad, pack_transposed(weight.value, {}), nullptr, dx.addend, dx.target);
+      convolution_pull_input(precision, node.grad, weight.value, {}, dx.addend, dx.target);
     }
     if (residual) pass_gradient(node, *residual);
   });

@@ -25,15 +25,16 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   s.c = weight.value.shape().c;
   tiles.exchange(tiles.stencil_halo(level, stencil), {&x->value}).finish();
   Tensor y(s);
-  convolve(x->value, pack(weight.value, stencil), bias.value.cell(0, 0, 0, 0),
-           residual ? &residual->value : nullptr, y);
-  const auto pull = [&tiles, level, x, &weight, &bias, stencil, residual](Node& node) {
+  const Precision precision = tape.precision();
+  convolution(precision, x->value, weight.value, stencil, bias.value.cell(0, 0, 0, 0),
+              residual ? &residual->value : nullptr, y);
+  const auto pull = [&tiles, level, precision, x, &weight, &bias, stencil, residual](Node& node) {
     HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad});
-    convolve_weight_gradient(x->value, node.grad, stencil, weight.grad, bias.grad.cell(0, 0, 0, 0));
+    convolution_pull_weight(precision, x->value, node.grad, stencil, weight.grad, bias.grad.cell(0, 0, 0, 0));
     exchange.finish();
     if (x->needs_grad) {
       const GradientSlot dx = gradient_slot(*x);
-      convolve(node.grad, pack_transposed(weight.value, stencil), nullptr, dx.addend, dx.target);
+      convolution_pull_input(precision, node.grad, weight.value, stencil, dx.addend, dx.target);
     }
     if (residual) pass_gradient(node, *residual);
   };

@@ -21,6 +21,7 @@
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/adam.hpp"
+#include "pluvia/train/precision.hpp"
 #include "pluvia/train/run_folder.hpp"
 
 namespace pluvia {
@@ -50,6 +51,7 @@ public:
         train_(parse(settings.data.train, "data.train")),
         validate_(parse(settings.data.validate, "data.validate")),
         index_(index_archive(world, settings.data.archive)),
+        precision_(agree_precision(world, settings.train.precision)),
         tiles_(world, layout(settings, index_.grid, world.size())), network_(make_network(settings)),
         parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
         sampler_(index_, rule_, tiles_.tile(0), static_cast<std::size_t>(settings.data.cache_mib * 1048576)) {
@@ -87,6 +89,7 @@ private:
   SampleRule rule_;
   Range train_, validate_;
   ArchiveIndex index_;
+  Precision precision_; ///< of training steps; validation and calibration are in f32, as forecasts are
   Decomposition tiles_;
   StUnet network_;
   std::vector<Parameter*> parameters_;
@@ -211,7 +214,7 @@ double Training::step(std::int64_t number) {
   double loss = 0;
   for (std::size_t b = 0; b < samples.size(); ++b) {
     const Target target = target_of(samples, b, weighing.areas, weighing.pairs);
-    Tape tape(Tape::Mode::record);
+    Tape tape(Tape::Mode::record, precision_);
     const Var logits =
         predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].climatology, rule_.classes());
     loss += ordinal_loss(logits, target, tape);
@@ -382,9 +385,9 @@ TrainOutcome Training::run() {
   prepare();
   const bool resumed = resume(folder);
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
-  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {} x {} ranks",
+  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {} x {} ranks, {}",
                         network_.parameters().size(), inits_.size(), validation_inits_.size(),
-                        tiles_.tiling().rows(), tiles_.tiling().cols()));
+                        tiles_.tiling().rows(), tiles_.tiling().cols(), name_of(precision_)));
   const auto consider = [&](std::int64_t at_step) {
     const Validation v = validate();
     note({{"step", at_step}, {"validation_loss", v.loss}, {"climatology_loss", v.climatology}});

@@ -8,6 +8,7 @@ cd "$folder"
 cat >deck.yaml <<'END'
 target: {leads_hours: [6, 12], thresholds_mm: [0.2, 1, 5]}
 model: {history: 3, channels: [16, 32], attention: {radius: 2}}
+train: {precision: f32}
 bench: {ny: 24, nx: 20, inputs: 5, rounds: 2, ranks: [1, 2]}
 END
 run() { "$MPIEXEC" --oversubscribe --bind-to none -np "$1" "$PLUVIA" bench deck.yaml "${@:2}"; }
@@ -23,7 +24,7 @@ assert abs(two["flop"]["step"] / one["flop"]["step"] - 1) < 1e-3, (one["flop"], 
 stem = next(row for row in one["operators"] if row["operator"] == "conv3d" and row["c_in"] == 5)
 assert stem["flop"] == stem["backward_flop"] == 2 * 3 * 24 * 20 * 27 * 5 * 16, stem
 for result in (one, two):
-    for name in ("oneDNN convolution f32", "memory, a = b + s c", "training step", "forecast"):
+    for name in ("oneDNN convolution f32", "memory, a = b + s c", "training step f32", "forecast f32"):
         t = result["timings"][name]
         assert 0 < t["min_s"] <= t["median_s"] <= t["max_s"], (name, t)
     assert result["memory_bytes"]["peak"] > 0

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "pluvia/ad/profile.hpp"
+#include "pluvia/core/precision.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
@@ -48,8 +49,10 @@ public:
     forget  ///< forecasting: nothing is kept, values die with their last user
   };
   /// A profile, when given, books the time of every operator and must outlive the tape.
-  explicit Tape(Mode mode, Profile* profile = nullptr) : mode_(mode), profile_(profile) {}
+  explicit Tape(Mode mode, Precision precision = Precision::f32, Profile* profile = nullptr)
+      : mode_(mode), precision_(precision), profile_(profile) {}
 
+  Precision precision() const { return precision_; }
   bool recording() const { return mode_ == Mode::record; }
   /// A value that is computed from others. `pull` reads node.grad and accumulates into the inputs it holds;
   /// it is kept only when recording and never called for a node whose gradient nobody asked for.
@@ -66,6 +69,7 @@ private:
     std::size_t row; ///< of the profile
   };
   Mode mode_;
+  Precision precision_;
   Profile* profile_;
   std::vector<Entry> entries_;
 };

@@ -20,7 +20,7 @@ class NetworkTiming {
 public:
   /// ny x nx cells of level 0 over all ranks of `comm`, which must outlive it. Throws a usage Error when the
   /// ranks do not fit the grid.
-  NetworkTiming(const Communicator& comm, const Settings& settings, Index ny, Index nx);
+  NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision, Index ny, Index nx);
 
   /// One sample forward, nothing kept.
   void forecast(Profile* profile = nullptr);
@@ -33,6 +33,7 @@ public:
 
 private:
   const Communicator& comm_;
+  Precision precision_;
   StUnetPorts ports_;
   Decomposition tiles_;
   StUnet network_;

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "pluvia/ad/profile.hpp"
+#include "pluvia/core/precision.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
@@ -42,6 +43,22 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
 /// C_out]. The same bits for every thread count. Local.
 void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,
                               float* db);
+
+/// True when the processor multiplies matrices of bf16 (AMX) and the operating system grants it to this
+/// process. Only then may Precision::bf16 be asked for below. Local.
+bool has_native_bf16();
+
+// What operators call: y = bias + w * x (+ residual) and its gradients, in f32 as above, or with x, w and dy
+// rounded to bf16. There, too, every output is a sum in an order that depends neither on the tile nor on the
+// threads. Local.
+void convolution(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
+                 const float* bias, const Tensor* residual, Tensor& y);
+/// dx = w' * dy (+ addend, which may be dx itself).
+void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor& weight,
+                            const Stencil& stencil, const Tensor* addend, Tensor& dx);
+/// dw += and db += as convolve_weight_gradient.
+void convolution_pull_weight(Precision precision, const Tensor& x, const Tensor& dy, const Stencil& stencil,
+                             Tensor& dw, float* db);
 
 /// The arithmetic of a convolution to `output` with weights [t, y, x, C_in, C_out], and of its gradients: of
 /// the weights, and of the input when that is wanted.

@@ -1,0 +1,28 @@
+#include "pluvia/train/precision.hpp"
+
+#include <cstdint>
+#include <span>
+
+#include "pluvia/core/error.hpp"
+#include "pluvia/ops/conv3d.hpp"
+
+namespace pluvia {
+
+Precision agree_precision(const Communicator& comm, const std::string& wanted) {
+  if (wanted == "f32") return Precision::f32;
+  std::int64_t everywhere = has_native_bf16() ? 1 : 0;
+  comm.all_reduce(std::span(&everywhere, 1), Reduce::min);
+  if (everywhere == 1) return Precision::bf16;
+  if (wanted == "bf16")
+    fail(ExitCode::usage, "train.precision is bf16",
+         "a processor of this run does not multiply matrices of bf16 (AMX), or the program was built for "
+         "others",
+         "Use train.precision=auto, or build with -DPLUVIA_ARCH=native on such a machine.");
+  return Precision::f32;
+}
+
+const char* name_of(Precision precision) {
+  return precision == Precision::bf16 ? "bf16" : "f32";
+}
+
+} // namespace pluvia

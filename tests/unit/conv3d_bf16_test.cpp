@@ -1,0 +1,113 @@
+// The convolution in bf16 and its gradients against plain sums in double precision of inputs rounded to bf16.
+#include <bit>
+#include <cmath>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "pluvia/core/random.hpp"
+#include "pluvia/ops/conv3d.hpp"
+
+namespace pluvia {
+namespace {
+
+Tensor random(const Shape& shape, Margin margin, std::uint64_t seed) {
+  Tensor t(shape, margin);
+  const auto values = t.storage();
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(random_normal(seed, RandomPurpose::test, i));
+  return t;
+}
+
+double rounded(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return std::bit_cast<float>((bits + 0x7fffU + ((bits >> 16) & 1U)) & 0xffff0000U);
+}
+
+/// f(output cell, input cell, tap), over all cells and taps.
+template <class F> void walk(const Shape& s, const Stencil& k, F&& f) {
+  for (Index b = 0; b < s.b; ++b)
+    for (Index t = 0; t < s.t; ++t)
+      for (Index y = 0; y < s.y; ++y)
+        for (Index x = 0; x < s.x; ++x)
+          for (int tap = 0; tap < k.taps(); ++tap)
+            f(b, t, y, x, t + tap / k.x / k.y + k.t_first, y + tap / k.x % k.y + k.y_first,
+              x + tap % k.x + k.x_first, tap);
+}
+
+void expect_near(const std::vector<double>& want, const Tensor& is, const Shape& s, double tolerance) {
+  double worst = 0, scale = 0;
+  std::size_t i = 0;
+  for (Index b = 0; b < s.b; ++b)
+    for (Index t = 0; t < s.t; ++t)
+      for (Index y = 0; y < s.y; ++y)
+        for (Index n = 0; n < s.x * s.c; ++n, ++i) {
+          worst = std::max(worst, std::abs(want[i] - is.cell(b, t, y, 0)[n]));
+          scale = std::max(scale, std::abs(want[i]));
+        }
+  EXPECT_GT(scale, 1.0);
+  EXPECT_LT(worst, tolerance * scale);
+}
+
+std::size_t place(const Shape& s, Index b, Index t, Index y, Index x, Index c) {
+  return static_cast<std::size_t>((((b * s.t + t) * s.y + y) * s.x + x) * s.c + c);
+}
+
+TEST(Conv3dBf16, AgreesWithPlainSumsOfRoundedValues) {
+  if (!has_native_bf16()) GTEST_SKIP() << "this processor does not multiply matrices of bf16";
+  for (const Stencil& k : {causal_stencil(3, 3, 3), causal_stencil(1, 3, 3), Stencil{}})
+    for (const Index width : {5, 16, 37})
+      for (const Index c_in : {6, 16, 40, 64})
+        for (const Index c_out : {7, 16, 48}) {
+          SCOPED_TRACE(testing::Message()
+                       << k.taps() << " taps, width " << width << ", " << c_in << " to " << c_out);
+          const Shape in{2, 3, 4, width, c_in}, out{2, 3, 4, width, c_out}, w{k.t, k.y, k.x, c_in, c_out};
+          const Tensor x = random(in, reach(k), 1), weight = random(w, {}, 2),
+                       dy = random(out, reach(transposed(k)), 3);
+          const Tensor residual = random(out, {}, 4), bias = random({1, 1, 1, 1, c_out}, {}, 5);
+
+          Tensor y(out);
+          convolution(Precision::bf16, x, weight, k, bias.storage().data(), &residual, y);
+          std::vector<double> want(static_cast<std::size_t>(out.size())),
+              dw(static_cast<std::size_t>(w.size())), db(static_cast<std::size_t>(c_out));
+          const auto wv = weight.storage();
+          walk(out, k, [&](Index b, Index t, Index yy, Index xx, Index ft, Index fy, Index fx, int tap) {
+            const float *from = x.cell(b, ft, fy, fx), *d = dy.cell(b, t, yy, xx);
+            for (Index co = 0; co < c_out; ++co)
+              for (Index ci = 0; ci < c_in; ++ci) {
+                const auto i = static_cast<std::size_t>((tap * c_in + ci) * c_out + co);
+                want[place(out, b, t, yy, xx, co)] += rounded(from[ci]) * rounded(wv[i]);
+                dw[i] += rounded(from[ci]) * rounded(d[co]);
+              }
+            for (Index co = 0; co < c_out && tap == 0; ++co) {
+              want[place(out, b, t, yy, xx, co)] +=
+                  bias.storage()[static_cast<std::size_t>(co)] + residual.cell(b, t, yy, xx)[co];
+              db[static_cast<std::size_t>(co)] += d[co];
+            }
+          });
+          expect_near(want, y, out, 3e-6);
+
+          Tensor dw_is = Tensor::zeros(w), db_is = Tensor::zeros({1, 1, 1, 1, c_out});
+          convolution_pull_weight(Precision::bf16, x, dy, k, dw_is, db_is.storage().data());
+          expect_near(dw, dw_is, w, 3e-6);
+          expect_near(db, db_is, db_is.shape(), 3e-6);
+
+          Tensor dx = random(in, {}, 6);
+          std::vector<double> dx_want;
+          for (const float v : dx.storage()) dx_want.push_back(v);
+          convolution_pull_input(Precision::bf16, dy, weight, k, &dx, dx);
+          const Stencil back = transposed(k);
+          walk(in, back, [&](Index b, Index t, Index yy, Index xx, Index ft, Index fy, Index fx, int tap) {
+            const float* d = dy.cell(b, ft, fy, fx);
+            for (Index co = 0; co < c_out; ++co)
+              for (Index ci = 0; ci < c_in; ++ci)
+                dx_want[place(in, b, t, yy, xx, ci)] +=
+                    rounded(d[co]) *
+                    rounded(wv[static_cast<std::size_t>(((back.taps() - 1 - tap) * c_in + ci) * c_out + co)]);
+          });
+          expect_near(dx_want, dx, in, 3e-6);
+        }
+}
+
+} // namespace
+} // namespace pluvia
