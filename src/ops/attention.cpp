@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -91,10 +92,14 @@ struct Patch {
 constexpr Index patch_height = 4, patch_width = 4; // square: the smallest union of windows around
 
 Block gather(const Tensor& a, Index b, Index t, const Patch& patch, Index channel, float factor = 1.0F) {
+  simd::Float16 cells[lanes];
+  for (int i = 0; i < lanes; ++i)
+    std::memcpy(&cells[i], a.cell(b, t, patch.y[i], patch.x[i]) + channel, sizeof cells[i]);
+  simd::turn(cells);
   Block block;
-  for (int i = 0; i < lanes; ++i) {
-    const float* from = a.cell(b, t, patch.y[i], patch.x[i]) + channel;
-    for (int c = 0; c < head_channels; ++c) block.c[c].v[i] = factor * from[c];
+  for (int c = 0; c < head_channels; ++c) {
+    cells[c] *= factor;
+    std::memcpy(block.c[c].v, &cells[c], sizeof cells[c]);
   }
   return block;
 }
@@ -108,10 +113,15 @@ Block repeat(const float* channels, float factor) {
 
 void scatter(const Block& block, const Lanes& factor, Tensor& a, Index b, Index t, const Patch& patch,
              Index channel) {
-  for (int i = 0; i < patch.n; ++i) {
-    float* to = a.cell(b, t, patch.y[i], patch.x[i]) + channel;
-    for (int c = 0; c < head_channels; ++c) to[c] = factor.v[i] * block.c[c].v[i];
+  simd::Float16 cells[lanes], factors;
+  std::memcpy(&factors, factor.v, sizeof factors);
+  for (int c = 0; c < head_channels; ++c) {
+    std::memcpy(&cells[c], block.c[c].v, sizeof cells[c]);
+    cells[c] *= factors;
   }
+  simd::turn(cells);
+  for (int i = 0; i < patch.n; ++i)
+    std::memcpy(a.cell(b, t, patch.y[i], patch.x[i]) + channel, &cells[i], sizeof cells[i]);
 }
 
 Lanes gather_value(const Tensor& a, Index b, Index t, const Patch& patch, Index channel) {
@@ -326,68 +336,44 @@ void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   });
 }
 
-void pull_home_queries(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                       Tensor& dq) {
+/// All three gradients at once, for they need the same weights.
+void pull_home(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
+               const Tensor& delta, const AttentionWindow& window, Tensor* dq, Tensor& dk, Tensor& dv) {
   const Shape& s = d_o.shape();
+  const Index frames = dk.shape().t;
   const bool shared = shared_queries(q, d_o);
   SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, s.y);
   for_strips(s, [&](Index b, Index row, const Patch& patch) {
     for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
       const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
+      std::vector<Block> out_k(static_cast<std::size_t>(frames), Block{}), out_v(out_k);
       for (Index t = 0; t < s.t; ++t) {
         const Block query = gather_query(q, shared, b, t, patch, channel),
                     g = gather(d_o, b, t, patch, channel);
         const Lanes norm = gather_value(log_sum, b, t, patch, h), del = gather_value(delta, b, t, patch, h);
         Block out{};
-        for (Index j = window.t.keys(t).from; j < window.t.keys(t).to; ++j) {
+        for (Index i = window.t.keys(t).from; i < window.t.keys(t).to; ++i) {
+          const auto j = static_cast<std::size_t>(i);
           Lanes p, ds;
-          products(query, keys[static_cast<std::size_t>(j)], &p);
-          products(g, values[static_cast<std::size_t>(j)], &ds);
+          products(query, keys[j], &p);
+          products(g, values[j], &ds);
           pull_scores(p, ds, norm, del);
-          add_weighted(out, &ds, keys[static_cast<std::size_t>(j)]);
+          add_weighted(out, &ds, keys[j]);
+          add_weighted(out_k[j], &ds, query); // which carries the scale
+          add_weighted(out_v[j], &p, g);
         }
         if (shared)
           sum.add(out, b, t, row, patch.n, channel);
-        else
-          scatter(out, scales, dq, b, t, patch, channel);
+        else if (dq)
+          scatter(out, scales, *dq, b, t, patch, channel);
+      }
+      for (Index t = 0; t < frames; ++t) {
+        scatter(out_k[static_cast<std::size_t>(t)], ones, dk, b, t, patch, channel);
+        scatter(out_v[static_cast<std::size_t>(t)], ones, dv, b, t, patch, channel);
       }
     }
   });
-  if (shared) sum.store(dq);
-}
-
-void pull_home_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                    const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window, Tensor& dk,
-                    Tensor& dv) {
-  const Shape& s = dk.shape();
-  const Index query_frames = d_o.shape().t;
-  const bool shared = shared_queries(q, d_o);
-  for_strips(s, [&](Index b, Index, const Patch& patch) {
-    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
-      std::vector<Block> queries;
-      for (Index t = 0; t < query_frames; ++t)
-        queries.push_back(gather_query(q, shared, b, t, patch, channel));
-      const auto gradients = gather_frames(d_o, b, patch, channel);
-      for (Index t = 0; t < s.t; ++t) {
-        const Block key = gather(k, b, t, patch, channel), value = gather(v, b, t, patch, channel);
-        Block out_k{}, out_v{};
-        // Frames of lead-time queries are leads: every one of them sees every frame.
-        const Span frames =
-            window.t.kind == AxisWindow::Kind::all ? Span{0, query_frames} : window.t.queries(t);
-        for (Index j = frames.from; j < frames.to; ++j) {
-          Lanes p, ds;
-          products(queries[static_cast<std::size_t>(j)], key, &p);
-          products(gradients[static_cast<std::size_t>(j)], value, &ds);
-          pull_scores(p, ds, gather_value(log_sum, b, j, patch, h), gather_value(delta, b, j, patch, h));
-          add_weighted(out_v, &p, gradients[static_cast<std::size_t>(j)]);
-          add_weighted(out_k, &ds, queries[static_cast<std::size_t>(j)]); // these carry the scale
-        }
-        scatter(out_k, ones, dk, b, t, patch, channel);
-        scatter(out_v, ones, dv, b, t, patch, channel);
-      }
-    }
-  });
+  if (shared && dq) sum.store(*dq);
 }
 
 } // namespace
@@ -438,10 +424,10 @@ void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta) {
   });
 }
 
-void attend_query_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                           const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                           TileOrigin origin, Tensor& dq) {
-  if (stays_home(window)) return pull_home_queries(q, k, v, d_o, log_sum, delta, window, dq);
+namespace {
+
+void pull_queries(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
+                  const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor& dq) {
   const Shape& s = d_o.shape();
   const bool shared = shared_queries(q, d_o);
   SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, (s.y + patch_height - 1) / patch_height);
@@ -472,10 +458,9 @@ void attend_query_gradient(const Tensor& q, const Tensor& k, const Tensor& v, co
   if (shared) sum.store(dq);
 }
 
-void attend_key_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                         const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                         TileOrigin origin, Tensor& dk, Tensor& dv) {
-  if (stays_home(window)) return pull_home_keys(q, k, v, d_o, log_sum, delta, window, dk, dv);
+void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
+               const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor& dk,
+               Tensor& dv) {
   const Shape& s = dk.shape();
   const Index query_frames = d_o.shape().t;
   const bool shared = shared_queries(q, d_o);
@@ -507,6 +492,16 @@ void attend_key_gradient(const Tensor& q, const Tensor& k, const Tensor& v, cons
       scatter(out_v, ones, dv, b, t, patch, channel);
     }
   });
+}
+
+} // namespace
+
+void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                      const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
+                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv) {
+  if (stays_home(window)) return pull_home(q, k, v, d_o, log_sum, delta, window, dq, dk, dv);
+  if (dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq);
+  pull_keys(q, k, v, d_o, log_sum, delta, window, origin, dk, dv);
 }
 
 double attended_pairs(const Shape& s, const AttentionWindow& window, TileOrigin origin) {

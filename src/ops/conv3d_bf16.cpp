@@ -8,6 +8,7 @@
 
 #include "conv3d_rows.hpp"
 #include "pluvia/core/parallel_for.hpp"
+#include "pluvia/core/simd.hpp"
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__)
 #define PLUVIA_AMX
@@ -89,6 +90,11 @@ __mmask16 first_lanes(Index n) {
   return static_cast<__mmask16>(n >= 16 ? 0xffff : (1 << n) - 1);
 }
 
+void round_values(const float* from, Index count, std::uint16_t* to) {
+  for (Index i = 0; i < count; i += 16)
+    store_rounded(to + i, _mm512_maskz_loadu_ps(first_lanes(count - i), from + i));
+}
+
 /// All values of a tensor, margins too, at the same places.
 Half rounded(const Tensor& x) {
   const auto from = x.storage();
@@ -96,9 +102,7 @@ Half rounded(const Tensor& x) {
   Half out = allocate(round_up(values, 16));
   constexpr Index piece = 16384;
   parallel_for((values + piece - 1) / piece, [&](Index i) {
-    const Index end = std::min(values, (i + 1) * piece);
-    for (Index j = i * piece; j < end; j += 16)
-      store_rounded(out.get() + j, _mm512_maskz_loadu_ps(first_lanes(end - j), from.data() + j));
+    round_values(from.data() + i * piece, std::min(piece, values - i * piece), out.get() + i * piece);
   });
   return out;
 }
@@ -155,23 +159,6 @@ struct TurnedRows {
   const std::uint16_t* row(Index i) const { return data.get() + i * channels * cells; }
 };
 
-using Float16 = float __attribute__((vector_size(64)));
-
-/// Exchanges the rows and columns of a 16 x 16 block: four rounds of interleaving the first half with the
-/// second.
-void turn(Float16 (&a)[16]) {
-  for (int round = 0; round < 4; ++round) {
-    Float16 b[16];
-    for (int i = 0; i < 8; ++i) {
-      b[2 * i] =
-          __builtin_shufflevector(a[i], a[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
-                                             30, 15, 31);
-    }
-    for (int i = 0; i < 16; ++i) a[i] = b[i];
-  }
-}
-
 /// start(i) is the first of cells_of(i) cells of row i, `most` at most; zeros follow them.
 template <class Start, class Cells>
 TurnedRows turn_rows(Index count, Index most, Index c_in, Start&& start, Cells&& cells_of) {
@@ -183,11 +170,11 @@ TurnedRows turn_rows(Index count, Index most, Index c_in, Start&& start, Cells&&
     std::uint16_t* to = out.data.get() + i * out.channels * out.cells;
     for (Index c = 0; c < out.channels; c += tile_size)
       for (Index x = 0; x < out.cells; x += tile_size) {
-        Float16 block[16];
+        simd::Float16 block[16];
         for (Index j = 0; j < tile_size; ++j)
           block[j] = x + j < cells ? _mm512_maskz_loadu_ps(first_lanes(c_in - c), from + (x + j) * c_in + c)
-                                   : Float16{};
-        turn(block);
+                                   : simd::Float16{};
+        simd::turn(block);
         for (Index j = 0; j < tile_size; ++j) store_rounded(to + (c + j) * out.cells + x, block[j]);
       }
   });
@@ -243,7 +230,9 @@ void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, cons
   const Rows rows(y.shape(),
                   w.stencil.taps() == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
                   flat_length);
-  const Half values = rounded(x);
+  // With one tap a row is read once: it is rounded where it is used. Otherwise by all rows around it.
+  const bool one_tap = w.stencil.taps() == 1;
+  const Half values = one_tap ? Half{} : rounded(x);
   const float* const origin = x.storage().data();
   std::vector<Index> offsets;
   for (int t = 0; t < w.stencil.t; ++t)
@@ -253,11 +242,10 @@ void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, cons
   const int taps = static_cast<int>(offsets.size()), blocks = (w.tiles + 1) / 2;
   const Index tile_stride = Index{taps} * w.steps * step_block;
 
-  const auto convolve_row = [&](Index block, Index row) {
+  const auto convolve_row = [&](Index block, Index row, const std::uint16_t* from) {
     const bool two = 2 * block + 1 < w.tiles;
     const Index first = block * at_once, channels = std::min<Index>(at_once, w.c_out - first);
-    const std::uint16_t *from = values.get() + (rows.start(x, row) - origin),
-                        *weights = w.data.data() + 2 * block * tile_stride;
+    const std::uint16_t* weights = w.data.data() + 2 * block * tile_stride;
     alignas(64) float sums[at_once * at_once];
     for (Index i = 0; i < rows.cells_of(row); i += at_once) {
       const Index cells = std::min(at_once, rows.cells_of(row) - i);
@@ -279,16 +267,27 @@ void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, cons
     }
   };
   constexpr std::size_t cached_weights = std::size_t{256} << 10;
-  if (w.data.size() <= cached_weights)
+  if (one_tap)
     parallel_for(rows.count, [&](Index row) {
+      const Index n = rows.cells_of(row) * w.c_in;
+      const Half here = allocate(round_up(n, 16));
+      round_values(rows.start(x, row), n, here.get());
       _tile_loadconfig(&shapes);
-      for (Index block = 0; block < blocks; ++block) convolve_row(block, row);
+      for (Index block = 0; block < blocks; ++block) convolve_row(block, row, here.get());
       _tile_release();
     });
-  else
+  else if (w.data.size() <= cached_weights) // all weights stay in the cache
+    parallel_for(rows.count, [&](Index row) {
+      _tile_loadconfig(&shapes);
+      for (Index block = 0; block < blocks; ++block)
+        convolve_row(block, row, values.get() + (rows.start(x, row) - origin));
+      _tile_release();
+    });
+  else // a block's weights stay there while all rows pass
     parallel_for(blocks * rows.count, [&](Index task) {
       _tile_loadconfig(&shapes);
-      convolve_row(task / rows.count, task % rows.count);
+      convolve_row(task / rows.count, task % rows.count,
+                   values.get() + (rows.start(x, task % rows.count) - origin));
       _tile_release();
     });
 }

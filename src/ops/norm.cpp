@@ -1,5 +1,6 @@
 #include "pluvia/ops/norm.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <vector>
 
@@ -32,20 +33,36 @@ inline Moments moments(const float* x, Index channels) {
   return {mean, 1.0F / std::sqrt(sum(squares) / static_cast<float>(channels) + epsilon)};
 }
 
+/// Some cells are worked on together, one stage after the other, so that the long chains of operations of one
+/// cell run beside those of its neighbours.
+constexpr Index values_at_once = 1024;
+
 /// The cells of one row. The loops over lanes have fixed length and write to arrays of their own, so that
 /// compilers make one vector operation of them.
 template <Activation activation>
 void normalise_row(const float* x, Index cells, Index channels, const float* gain, const float* bias,
                    float* y) {
-  for (Index i = 0; i < cells; ++i, x += channels, y += channels) {
-    const Moments m = moments(x, channels);
-    for (Index c = 0; c < channels; c += lanes) {
-      float n[lanes];
-      for (Index l = 0; l < lanes; ++l)
-        n[l] = std::fma((x[c + l] - m.mean) * m.inverse_deviation, gain[c + l], bias[c + l]);
-      if constexpr (activation == Activation::gelu)
-        for (Index l = 0; l < lanes; ++l) n[l] = gelu(n[l]);
-      Vec16::load(n).store(y + c);
+  const Index most = std::max<Index>(1, values_at_once / channels);
+  for (Index first = 0; first < cells; first += most) {
+    const Index n = std::min(most, cells - first);
+    for (Index i = 0; i < n; ++i) {
+      const float* from = x + (first + i) * channels;
+      float* to = y + (first + i) * channels;
+      const Moments m = moments(from, channels);
+      for (Index c = 0; c < channels; c += lanes) {
+        float v[lanes];
+        for (Index l = 0; l < lanes; ++l)
+          v[l] = std::fma((from[c + l] - m.mean) * m.inverse_deviation, gain[c + l], bias[c + l]);
+        Vec16::load(v).store(to + c);
+      }
+    }
+    if constexpr (activation == Activation::gelu) {
+      float* to = y + first * channels;
+      for (Index i = 0; i < n * channels; i += lanes) {
+        float v[lanes];
+        for (Index l = 0; l < lanes; ++l) v[l] = gelu(to[i + l]);
+        Vec16::load(v).store(to + i);
+      }
     }
   }
 }
@@ -54,33 +71,49 @@ void normalise_row(const float* x, Index cells, Index channels, const float* gai
 template <Activation activation>
 void pull_row(const float* x, const float* dy, Index cells, Index channels, const float* gain,
               const float* bias, float* dx, float* dgain, float* dbias) {
-  std::vector<float> scratch(static_cast<std::size_t>(2 * channels));
-  float *normed = scratch.data(), *upstream = normed + channels; // before the activation, times gain
-  for (Index i = 0; i < cells; ++i, x += channels, dy += channels, dx += channels) {
-    const Moments m = moments(x, channels);
-    Vec16 a = Vec16::zero(), e = Vec16::zero();
-    for (Index c = 0; c < channels; c += lanes) {
-      float n[lanes], u[lanes];
-      for (Index l = 0; l < lanes; ++l) n[l] = (x[c + l] - m.mean) * m.inverse_deviation;
-      if constexpr (activation == Activation::gelu)
-        for (Index l = 0; l < lanes; ++l)
-          u[l] = dy[c + l] * gelu_slope(std::fma(n[l], gain[c + l], bias[c + l]));
-      else
-        for (Index l = 0; l < lanes; ++l) u[l] = dy[c + l];
-      const Vec16 nv = Vec16::load(n), uv = Vec16::load(u), ug = uv * Vec16::load(gain + c);
-      (Vec16::load(dbias + c) + uv).store(dbias + c);
-      fma(uv, nv, Vec16::load(dgain + c)).store(dgain + c);
-      nv.store(normed + c);
-      ug.store(upstream + c);
-      a = a + ug;
-      e = fma(ug, nv, e);
+  const Index most = std::max<Index>(1, values_at_once / channels);
+  std::vector<float> scratch(static_cast<std::size_t>(2 * most * channels + most));
+  float *normed = scratch.data(), *upstream = normed + most * channels, *inverse = upstream + most * channels;
+  for (Index first = 0; first < cells; first += most) {
+    const Index n = std::min(most, cells - first);
+    for (Index i = 0; i < n; ++i) {
+      const float* from = x + (first + i) * channels;
+      const Moments m = moments(from, channels);
+      inverse[i] = m.inverse_deviation;
+      const Vec16 minus_mean = Vec16::broadcast(-m.mean), factor = Vec16::broadcast(m.inverse_deviation);
+      for (Index c = 0; c < channels; c += lanes)
+        ((Vec16::load(from + c) + minus_mean) * factor).store(normed + i * channels + c);
     }
-    const float mean_a = sum(a) / static_cast<float>(channels),
-                mean_e = sum(e) / static_cast<float>(channels);
-    const Vec16 minus_a = Vec16::broadcast(-mean_a), minus_e = Vec16::broadcast(-mean_e),
-                inverse = Vec16::broadcast(m.inverse_deviation);
-    for (Index c = 0; c < channels; c += lanes)
-      (inverse * fma(Vec16::load(normed + c), minus_e, Vec16::load(upstream + c) + minus_a)).store(dx + c);
+    const float* up = dy + first * channels;
+    if constexpr (activation == Activation::gelu) {
+      for (Index i = 0; i < n * channels; i += channels)
+        for (Index c = 0; c < channels; c += lanes) {
+          float u[lanes];
+          for (Index l = 0; l < lanes; ++l)
+            u[l] = up[i + c + l] * gelu_slope(std::fma(normed[i + c + l], gain[c + l], bias[c + l]));
+          Vec16::load(u).store(upstream + i + c);
+        }
+      up = upstream;
+    }
+    for (Index i = 0; i < n; ++i) {
+      const float *nv = normed + i * channels, *uv = up + i * channels;
+      Vec16 a = Vec16::zero(), e = Vec16::zero();
+      for (Index c = 0; c < channels; c += lanes) {
+        const Vec16 nc = Vec16::load(nv + c), uc = Vec16::load(uv + c), ug = uc * Vec16::load(gain + c);
+        (Vec16::load(dbias + c) + uc).store(dbias + c);
+        fma(uc, nc, Vec16::load(dgain + c)).store(dgain + c);
+        a = a + ug;
+        e = fma(ug, nc, e);
+      }
+      const Vec16 minus_a = Vec16::broadcast(-sum(a) / static_cast<float>(channels)),
+                  minus_e = Vec16::broadcast(-sum(e) / static_cast<float>(channels)),
+                  factor = Vec16::broadcast(inverse[i]);
+      float* to = dx + (first + i) * channels;
+      for (Index c = 0; c < channels; c += lanes) {
+        const Vec16 ug = Vec16::load(uv + c) * Vec16::load(gain + c);
+        (factor * fma(Vec16::load(nv + c), minus_e, ug + minus_a)).store(to + c);
+      }
+    }
   }
 }
 

@@ -75,12 +75,11 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
       tiles.exchange(tiles.query_halo(level, window.y, window.x), haloed).finish();
     }
     Tensor dk(k->value.shape(), k->grad_margin), dv(v->value.shape(), v->grad_margin);
-    attend_key_gradient(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin, dk, dv);
-    if (q->needs_grad) {
-      Tensor dq(q->value.shape(), q->grad_margin);
-      attend_query_gradient(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin, dq);
-      accumulate(*q, std::move(dq));
-    }
+    Tensor dq;
+    if (q->needs_grad) dq = Tensor(q->value.shape(), q->grad_margin);
+    attend_gradients(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin,
+                     q->needs_grad ? &dq : nullptr, dk, dv);
+    if (q->needs_grad) accumulate(*q, std::move(dq));
     accumulate(*k, std::move(dk));
     accumulate(*v, std::move(dv));
   };

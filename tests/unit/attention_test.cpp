@@ -111,8 +111,7 @@ TEST(Attention, AgreesWithPlainSums) {
     Tensor o(out), log_sum(per_head), delta(per_head), dq(queries), dk(keys), dv(keys);
     attend(q, k, v, c.window, {}, o, log_sum);
     attend_delta(g, o, delta);
-    attend_query_gradient(q, k, v, g, log_sum, delta, c.window, {}, dq);
-    attend_key_gradient(q, k, v, g, log_sum, delta, c.window, {}, dk, dv);
+    attend_gradients(q, k, v, g, log_sum, delta, c.window, {}, &dq, dk, dv);
     const Plain want = plain(q, k, v, g, c.window);
     expect_near(o, want.o, "o");
     expect_near(dq, want.dq, "dq");

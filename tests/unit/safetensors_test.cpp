@@ -41,7 +41,7 @@ std::vector<float> values_of(const Contents& contents, const std::string& name) 
   const auto [from, to] =
       contents.header.at(name).at("data_offsets").get<std::pair<std::size_t, std::size_t>>();
   std::vector<float> out((to - from) / sizeof(float));
-  std::memcpy(out.data(), contents.data.substr(from, to - from).data(), to - from);
+  if (!out.empty()) std::memcpy(out.data(), contents.data.data() + from, to - from);
   return out;
 }
 

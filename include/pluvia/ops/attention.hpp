@@ -52,18 +52,12 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWi
 /// delta = sum over a head's channels of do o: [B, Tq, Y, X, C / 16]. Local.
 void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta);
 
-/// Gradient of the queries of this tile; shared queries [1, Tq, 1, 1, C] sum over cells, rows in order.
-/// Local.
-void attend_query_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                           const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                           TileOrigin origin, Tensor& dq);
-
-/// Gradients of the keys and values of this tile, gathered from every query that saw them: q, d_o, log_sum
-/// and delta need margins that hold those queries (q none when shared). Nothing is scattered, so the bits do
-/// not depend on the tiling. Local.
-void attend_key_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                         const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                         TileOrigin origin, Tensor& dk, Tensor& dv);
+/// Gradients of this tile's queries (left out when dq is null), keys and values, in gather form: keys and
+/// values take what the queries around them give, so q, d_o, log_sum and delta need margins that hold every
+/// query that sees a key of this tile. Shared queries [1, Tq, 1, 1, C] sum over cells, rows in order. Local.
+void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                      const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
+                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv);
 
 /// Pairs of a query cell and a key cell over the queries of a tile.
 double attended_pairs(const Shape& queries, const AttentionWindow& window, TileOrigin origin);
