@@ -166,15 +166,19 @@ void add_weighted(Block& a, const Lanes* w, const float* b, Index stride, Index 
 
 /// The same where every lane has a cell of its own.
 void products(const Block& a, const Block& b, Lanes* out) {
-  for (int i = 0; i < lanes; ++i) {
-    float sum = 0;
-    for (int c = 0; c < head_channels; ++c) sum = std::fma(a.c[c].v[i], b.c[c].v[i], sum);
-    out->v[i] = sum;
+  for (int part = 0; part < lanes; part += simd::width) {
+    Vec sum = Vec::zero();
+    for (int c = 0; c < head_channels; ++c)
+      sum = fma(Vec::load(a.c[c].v + part), Vec::load(b.c[c].v + part), sum);
+    sum.store(out->v + part);
   }
 }
 void add_weighted(Block& a, const Lanes* w, const Block& b) {
-  for (int c = 0; c < head_channels; ++c)
-    for (int i = 0; i < lanes; ++i) a.c[c].v[i] = std::fma(w->v[i], b.c[c].v[i], a.c[c].v[i]);
+  for (int part = 0; part < lanes; part += simd::width) {
+    const Vec weight = Vec::load(w->v + part);
+    for (int c = 0; c < head_channels; ++c)
+      fma(weight, Vec::load(b.c[c].v + part), Vec::load(a.c[c].v + part)).store(a.c[c].v + part);
+  }
 }
 
 /// Turns n scores into weights exp(s - max) in place; returns the logarithm of what they add up to, and the

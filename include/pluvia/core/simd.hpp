@@ -121,14 +121,18 @@ using Float16 = float __attribute__((vector_size(64)));
 /// Exchanges the rows and columns of a 16 x 16 block: four rounds of interleaving the first half with the
 /// second.
 inline void turn(Float16 (&a)[16]) {
+  // Unrolled, the block stays in registers.
+#pragma GCC unroll 4
   for (int round = 0; round < 4; ++round) {
     Float16 b[16];
+#pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       b[2 * i] =
           __builtin_shufflevector(a[i], a[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
       b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
                                              30, 15, 31);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) a[i] = b[i];
   }
 }
