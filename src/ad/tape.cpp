@@ -63,6 +63,19 @@ Var Tape::record(Tensor value, const Work& work, std::function<void(Node&)> pull
   return node;
 }
 
+Var Tape::apply(const std::function<Var(Tape&, const Var&)>& block, const Var& x) {
+  if (!recording() || keep_ == Keep::everything) return block(*this, x);
+  Tape forget(Mode::forget, precision_, Keep::everything, profile_);
+  const Var y = block(forget, x);
+  return record(std::move(y->value), {"(block)", x->value.shape().c}, [this, block, x](Node& node) {
+    Tape again(Mode::record, precision_, Keep::everything, profile_);
+    const Var inside = block(again, x);
+    inside->grad = node.grad.margin() == inside->grad_margin ? std::move(node.grad)
+                                                             : node.grad.clone(inside->grad_margin);
+    again.backward();
+  });
+}
+
 void Tape::backward() {
   while (!entries_.empty()) {
     Entry entry = std::move(entries_.back());

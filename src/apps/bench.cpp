@@ -60,15 +60,20 @@ double total(const Communicator& comm, double value) {
   return value;
 }
 
-/// Arithmetic of convolutions and linear layers, which is the model's own.
+/// Convolutions and linear layers are the model's own arithmetic; what is computed twice to save memory
+/// counts once.
+bool is_own(const Profile::Row& row) {
+  return row.name == "conv3d" || row.name == "linear";
+}
 struct Arithmetic {
   double forward = 0, step = 0;
 };
-Arithmetic arithmetic(const Communicator& comm, const Profile& profile) {
+Arithmetic arithmetic(const Communicator& comm, const Profile& forecast, const Profile& step) {
   Arithmetic out;
-  for (const Profile::Row& row : profile.rows())
-    if (row.name == "conv3d" || row.name == "linear")
-      out.forward += row.flop, out.step += row.flop + row.pull_flop;
+  for (const Profile::Row& row : forecast.rows())
+    if (is_own(row)) out.forward += row.flop, out.step += row.flop;
+  for (const Profile::Row& row : step.rows())
+    if (is_own(row)) out.step += row.pull_flop;
   return {total(comm, out.forward), total(comm, out.step)};
 }
 
@@ -172,13 +177,16 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   const double before = peak_memory();
   network.step();
   const double held = largest(world, peak_memory()), grown = largest(world, peak_memory() - before);
-  const auto kept = static_cast<double>(
-      estimate_footprint(s.model, network.ports(), network.tiles().tiling(), world.rank()).activation_bytes);
+  const Footprint footprint =
+      estimate_footprint(s.model, network.ports(), network.tiles().tiling(), world.rank(), keep_of(s.train));
+  const auto kept = static_cast<double>(footprint.activation_bytes + footprint.inside_bytes);
 
   Progress progress(log, "bench", 4);
   Profile profile;
   for (int i = 0; i < rounds; ++i) network.step(&profile);
-  const Arithmetic flop = arithmetic(world, profile);
+  Profile forward;
+  for (int i = 0; i < rounds; ++i) network.forecast(&forward);
+  const Arithmetic flop = arithmetic(world, forward, profile);
   progress.update(1, "operators timed");
 
   std::vector<StepPhases> phases;

@@ -14,6 +14,7 @@
 #include "pluvia/data/archive.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/nn/footprint.hpp"
+#include "pluvia/train/precision.hpp"
 
 namespace pluvia::commands {
 
@@ -100,11 +101,11 @@ std::string describe_ranks(const Tiling& tiling, const Settings& s, const StUnet
       "MiB a sample", "sent a step", "MiB a step");
   for (const int rank : shown) {
     const Rect r = tiling.tile(rank, 0);
-    const Footprint cost = estimate_footprint(s.model, ports, tiling, rank);
+    const Footprint cost = estimate_footprint(s.model, ports, tiling, rank, keep_of(s.train));
     const auto batch = static_cast<double>(s.train.batch);
     out += fmt::format("{:>5}  {:>27}  {:>9}  {:>15.1f}  {:>13}  {:>12.2f}\n", rank,
                        fmt::format("[{}, {}) x [{}, {})", r.y0, r.y1, r.x0, r.x1), r.cells(),
-                       static_cast<double>(cost.activation_bytes) / mib,
+                       static_cast<double>(cost.activation_bytes + cost.inside_bytes) / mib,
                        s.train.batch * (cost.forward.messages + cost.backward.messages),
                        batch * static_cast<double>(cost.forward.bytes + cost.backward.bytes) / mib);
   }

@@ -5,6 +5,7 @@
 
 #include "pluvia/core/random.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
+#include "pluvia/train/precision.hpp"
 
 namespace pluvia {
 
@@ -32,9 +33,9 @@ Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
 
 NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision,
                              Index ny, Index nx)
-    : comm_(comm),
-      precision_(precision), ports_{settings.bench.inputs, settings.target.leads_hours,
-                                    static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
+    : comm_(comm), precision_(precision),
+      keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
+                                             static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
       tiles_(comm, tile(settings, ny, nx, comm.size())),
       network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
       parameters_(network_.parameters().all()), adam_(make_adam(parameters_)) {
@@ -52,7 +53,7 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
 }
 
 void NetworkTiming::forecast(Profile* profile) {
-  Tape tape(Tape::Mode::forget, precision_, profile);
+  Tape tape(Tape::Mode::forget, precision_, Tape::Keep::everything, profile);
   if (profile) profile->start();
   network_.forward(tape, tiles_, input_, base_);
 }
@@ -67,7 +68,7 @@ StepPhases NetworkTiming::step(Profile* profile) {
     last = now;
   };
   network_.parameters().zero_gradients();
-  Tape tape(Tape::Mode::record, precision_, profile);
+  Tape tape(Tape::Mode::record, precision_, keep_, profile);
   if (profile) profile->start();
   const Var logits = network_.forward(tape, tiles_, input_, base_);
   lap(phases.forward);

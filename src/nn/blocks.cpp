@@ -116,11 +116,12 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
       embedding.cell(0, lead, 0, 0)[2 * i] += static_cast<float>(std::sin(phase));
       embedding.cell(0, lead, 0, 0)[2 * i + 1] += static_cast<float>(std::cos(phase));
     }
-  const Var lead = tape.record(std::move(embedding), {"lead embedding", s.c}, [p = skip.lead_embedding](Node& node) {
-    const auto from = node.grad.storage();
-    const auto to = p->grad.storage();
-    for (std::size_t i = 0; i < to.size(); ++i) to[i] += from[i];
-  });
+  const Var lead =
+      tape.record(std::move(embedding), {"lead embedding", s.c}, [p = skip.lead_embedding](Node& node) {
+        const auto from = node.grad.storage();
+        const auto to = p->grad.storage();
+        for (std::size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+      });
   const AttentionWindow window{{AxisWindow::Kind::all, 0, x->value.shape().t},
                                tiles.around_y(level, skip.radius),
                                tiles.around_x(level, skip.radius)};

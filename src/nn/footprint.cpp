@@ -9,8 +9,21 @@ namespace {
 /// Adds up one layer after the other, as the blocks of blocks.cpp and StUnet::forward apply them.
 class Walk {
 public:
-  Walk(const Tiling& tiling, int rank) : tiling_(tiling), rank_(rank) {}
+  Walk(const Tiling& tiling, int rank, Tape::Keep keep) : tiling_(tiling), rank_(rank), keep_(keep) {}
   const Footprint& total() const { return total_; }
+
+  /// A block, of which only what it returns may stay: frames of channels at a level.
+  template <class Body> void block(int level, Index frames, Index channels, Body&& body) {
+    const Footprint before = total_;
+    body();
+    if (keep_ == Tape::Keep::everything) return;
+    // Made anew before its pull-back, with the same messages.
+    total_.backward.bytes += total_.forward.bytes - before.forward.bytes;
+    total_.backward.messages += total_.forward.messages - before.forward.messages;
+    total_.inside_bytes = std::max(total_.inside_bytes, total_.activation_bytes - before.activation_bytes);
+    total_.activation_bytes = before.activation_bytes;
+    keep(level, frames, channels);
+  }
 
   /// A value that stays for the backward pass.
   void keep(int level, Index frames, Index channels, Margin margin = {}) {
@@ -84,19 +97,20 @@ private:
 
   const Tiling& tiling_;
   int rank_;
+  Tape::Keep keep_;
   Footprint total_;
 };
 
 } // namespace
 
 Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports, const Tiling& tiling,
-                             int rank) {
+                             int rank, Tape::Keep keep) {
   const Stencil causal = causal_stencil(3, 3, 3), flat = causal_stencil(1, 3, 3);
   const Index frames = settings.history, leads = static_cast<Index>(ports.lead_hours.size());
   const auto n = static_cast<int>(settings.channels.size());
   const int merged = settings.input_merge == 2 ? 1 : 0;
   const auto channels = [&](int l) { return settings.channels[static_cast<std::size_t>(l)]; };
-  Walk walk(tiling, rank);
+  Walk walk(tiling, rank, keep);
 
   walk.keep(0, frames, ports.inputs, merged == 1 ? Margin{} : reach(causal));
   if (merged == 1) {
@@ -105,18 +119,23 @@ Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& p
   }
   walk.conv(merged, frames, merged == 1 ? channels(0) : ports.inputs, channels(0), causal);
   for (int l = 0; l < n; ++l) {
-    walk.residual_block(merged + l, frames, channels(l), causal);
+    walk.block(merged + l, frames, channels(l),
+               [&] { walk.residual_block(merged + l, frames, channels(l), causal); });
     const bool attends = std::ranges::any_of(settings.attention.levels, [&](std::int64_t wanted) {
       return (wanted < 0 ? wanted + n : wanted) == l;
     });
-    if (attends) walk.space_time_block(merged + l, frames, channels(l), settings.attention);
-    walk.skip(merged + l, frames, leads, channels(l), settings.skip_radius);
+    if (attends)
+      walk.block(merged + l, frames, channels(l),
+                 [&] { walk.space_time_block(merged + l, frames, channels(l), settings.attention); });
+    walk.block(merged + l, leads, channels(l),
+               [&] { walk.skip(merged + l, frames, leads, channels(l), settings.skip_radius); });
     if (l + 1 < n) walk.keep(merged + l + 1, frames, 4 * channels(l) + channels(l + 1)); // merge and down
   }
   for (int l = n - 2; l >= 0; --l) {
     walk.keep(merged + l + 1, leads, 4 * channels(l)); // up
     walk.keep(merged + l, leads, channels(l));         // unmerge
-    walk.residual_block(merged + l, leads, channels(l), flat);
+    walk.block(merged + l, leads, channels(l),
+               [&] { walk.residual_block(merged + l, leads, channels(l), flat); });
   }
   if (merged == 1) walk.keep(1, leads, 4 * ports.classes);
   walk.keep(0, leads, 2 * ports.classes); // the base and the logits

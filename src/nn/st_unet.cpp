@@ -71,6 +71,11 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Va
                        Margin margin = {}) {
     return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
   };
+  const auto apply = [&](const auto& block, int level, const Var& x) {
+    return tape.apply(
+        [&block, &tiles, level](Tape& t, const Var& v) { return pluvia::forward(block, t, tiles, level, v); },
+        x);
+  };
   const Margin stem_margin = reach(stem_.stencil);
   Var x = merged_ == 1 ? lin(entry_, merge(tape, input), nullptr, stem_margin) : input;
   x = conv3d(tape, tiles, merged_, x, *stem_.weight, *stem_.bias, stem_.stencil);
@@ -78,10 +83,9 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Va
   std::vector<Var> skips;
   for (std::size_t l = 0; l < levels_.size(); ++l) {
     const int level = merged_ + static_cast<int>(l);
-    x = pluvia::forward(levels_[l].encode, tape, tiles, level, x);
-    for (const SpaceTimeBlock& block : levels_[l].attention)
-      x = pluvia::forward(block, tape, tiles, level, x);
-    skips.push_back(pluvia::forward(levels_[l].skip, tape, tiles, level, x));
+    x = apply(levels_[l].encode, level, x);
+    for (const SpaceTimeBlock& block : levels_[l].attention) x = apply(block, level, x);
+    skips.push_back(apply(levels_[l].skip, level, x));
     if (l + 1 < levels_.size()) x = lin(levels_[l].down, merge(tape, x));
   }
 
@@ -91,7 +95,7 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Va
     const int level = merged_ + static_cast<int>(l);
     const Rect tile = tiles.tile(level);
     d = unmerge(tape, lin(levels_[l].up, d), tile.height(), tile.width(), skips.back());
-    d = pluvia::forward(levels_[l].decode, tape, tiles, level, d);
+    d = apply(levels_[l].decode, level, d);
   }
   if (merged_ == 0) return lin(head_, d, base);
   const Rect tile = tiles.tile(0);

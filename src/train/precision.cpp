@@ -25,4 +25,8 @@ const char* name_of(Precision precision) {
   return precision == Precision::bf16 ? "bf16" : "f32";
 }
 
+Tape::Keep keep_of(const TrainSettings& settings) {
+  return settings.keep == "blocks" ? Tape::Keep::blocks : Tape::Keep::everything;
+}
+
 } // namespace pluvia

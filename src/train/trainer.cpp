@@ -214,7 +214,7 @@ double Training::step(std::int64_t number) {
   double loss = 0;
   for (std::size_t b = 0; b < samples.size(); ++b) {
     const Target target = target_of(samples, b, weighing.areas, weighing.pairs);
-    Tape tape(Tape::Mode::record, precision_);
+    Tape tape(Tape::Mode::record, precision_, keep_of(settings_.train));
     const Var logits =
         predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].climatology, rule_.classes());
     loss += ordinal_loss(logits, target, tape);

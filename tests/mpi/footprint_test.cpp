@@ -46,6 +46,7 @@ struct Case {
   Index ny, nx;
   std::int64_t input_merge, skip_radius;
   Edge edge;
+  Tape::Keep keep = Tape::Keep::everything;
 };
 
 class FootprintOf : public ::testing::TestWithParam<Case> {};
@@ -68,13 +69,13 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   const GridShape shape = choose_grid_shape(c.ny, c.nx, levels, world.size());
   Decomposition tiles(world, Tiling(c.ny, c.nx, levels, shape.rows, shape.cols, c.edge));
   StUnet net(settings, ports, 1);
-  const Footprint planned = estimate_footprint(settings, ports, tiles.tiling(), world.rank());
+  const Footprint planned = estimate_footprint(settings, ports, tiles.tiling(), world.rank(), c.keep);
 
   const Rect tile = tiles.tile(0);
   const Index cells = tile.cells();
   std::int64_t before = 0, after = 0;
   for (int pass = 0; pass < 2; ++pass) { // the first one fills caches of plans
-    Tape tape(Tape::Mode::record);
+    Tape tape(Tape::Mode::record, Precision::f32, c.keep);
     sent = {};
     before = allocated_bytes();
     Var logits = net.forward(
@@ -100,11 +101,13 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   EXPECT_NEAR(static_cast<double>(planned.activation_bytes) / kept, 1.0, 0.02);
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, FootprintOf,
-                         ::testing::Values(Case{"neighbourhood", {-2, -1}, 45, 52, 1, 0, Edge::closed},
-                                           Case{"windowed", {-1}, 45, 52, 1, 1, Edge::closed},
-                                           Case{"joint", {0, 2}, 40, 48, 1, 0, Edge::periodic},
-                                           Case{"neighbourhood", {-1}, 64, 64, 2, 2, Edge::periodic}));
+INSTANTIATE_TEST_SUITE_P(
+    Networks, FootprintOf,
+    ::testing::Values(Case{"neighbourhood", {-2, -1}, 45, 52, 1, 0, Edge::closed},
+                      Case{"windowed", {-1}, 45, 52, 1, 1, Edge::closed},
+                      Case{"joint", {0, 2}, 40, 48, 1, 0, Edge::periodic},
+                      Case{"neighbourhood", {-1}, 64, 64, 2, 2, Edge::periodic},
+                      Case{"neighbourhood", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks}));
 
 } // namespace
 } // namespace pluvia

@@ -44,19 +44,26 @@ GradientSlot gradient_slot(Node& node);
 /// ranks reach their collectives in the same order.
 class Tape {
 public:
+  /// Activations between blocks alone are kept, and those inside a block made anew for its pull-back?
+  enum class Keep { everything, blocks };
   enum class Mode {
     record, ///< training
     forget  ///< forecasting: nothing is kept, values die with their last user
   };
   /// A profile, when given, books the time of every operator and must outlive the tape.
-  explicit Tape(Mode mode, Precision precision = Precision::f32, Profile* profile = nullptr)
-      : mode_(mode), precision_(precision), profile_(profile) {}
+  explicit Tape(Mode mode, Precision precision = Precision::f32, Keep keep = Keep::everything,
+                Profile* profile = nullptr)
+      : mode_(mode), precision_(precision), keep_(keep), profile_(profile) {}
 
   Precision precision() const { return precision_; }
   bool recording() const { return mode_ == Mode::record; }
   /// A value that is computed from others. `pull` reads node.grad and accumulates into the inputs it holds;
   /// it is kept only when recording and never called for a node whose gradient nobody asked for.
   Var record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin = {});
+  /// What `block` makes of x (and of parameters): with Keep::blocks its inside is forgotten, and computed
+  /// once more when its gradient is pulled back (Chen et al. 2016, arXiv:1604.06174), to the same bits.
+  /// Collective when the block is.
+  Var apply(const std::function<Var(Tape&, const Var&)>& block, const Var& x);
   /// A value from outside; gradients are collected for it only when asked for.
   static Var leaf(Tensor value, bool needs_grad = false);
   /// Pulls gradients back from every node whose grad is set, latest first. Empties the tape.
@@ -70,6 +77,7 @@ private:
   };
   Mode mode_;
   Precision precision_;
+  Keep keep_;
   Profile* profile_;
   std::vector<Entry> entries_;
 };

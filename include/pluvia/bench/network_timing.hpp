@@ -34,6 +34,7 @@ public:
 private:
   const Communicator& comm_;
   Precision precision_;
+  Tape::Keep keep_;
   StUnetPorts ports_;
   Decomposition tiles_;
   StUnet network_;

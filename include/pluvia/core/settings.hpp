@@ -71,6 +71,7 @@ struct TrainSettings {
   double weight_decay = 0.01;
   double clip_norm = 1.0;
   std::string precision = "auto"; ///< auto | f32 | bf16
+  std::string keep = "everything"; ///< everything | blocks
   std::int64_t seed = 1;
   std::string output = "run";
   std::string from;                ///< checkpoint to go on from, or "latest"

@@ -9,12 +9,13 @@ namespace pluvia {
 /// What one sample costs one rank of a tiling.
 struct Footprint {
   std::int64_t activation_bytes = 0; ///< kept from the forward for the backward pass
+  std::int64_t inside_bytes = 0;     ///< of the largest block, when blocks are made anew one at a time
   HaloTraffic forward, backward;     ///< sent in each pass
 };
 
 /// Walks the network as StUnet::forward does and adds up what its operators keep and exchange, without
 /// allocating or communicating anything: for planning a run on ranks that are not there. Local.
 Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports, const Tiling& tiling,
-                             int rank);
+                             int rank, Tape::Keep keep = Tape::Keep::everything);
 
 } // namespace pluvia

@@ -2,7 +2,9 @@
 #include <string>
 
 #include "pluvia/comm/communicator.hpp"
+#include "pluvia/ad/tape.hpp"
 #include "pluvia/core/precision.hpp"
+#include "pluvia/core/settings.hpp"
 
 namespace pluvia {
 
@@ -11,5 +13,8 @@ namespace pluvia {
 Precision agree_precision(const Communicator& comm, const std::string& wanted);
 
 const char* name_of(Precision precision);
+
+/// What train.keep ("everything" or "blocks") means to a tape.
+Tape::Keep keep_of(const TrainSettings& settings);
 
 } // namespace pluvia
