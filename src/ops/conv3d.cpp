@@ -159,19 +159,11 @@ template <int Vectors, int... Counts> constexpr auto weight_table(std::integer_s
 } // namespace
 
 PackedWeights pack(const Tensor& weight, const Stencil& stencil) {
-  const auto c_in = static_cast<int>(weight.shape().x), c_out = static_cast<int>(weight.shape().c);
-  const float* w = weight.cell(0, 0, 0, 0);
-  return pack_with(stencil, c_in, c_out,
-                   [&](int tap, int ci, int co) { return w[(Index{tap} * c_in + ci) * c_out + co]; });
+  return pack_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
 }
 
 PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil) {
-  const auto c_in = static_cast<int>(weight.shape().x), c_out = static_cast<int>(weight.shape().c);
-  const float* w = weight.cell(0, 0, 0, 0);
-  const int last = stencil.taps() - 1;
-  return pack_with(transposed(stencil), c_out, c_in, [&](int tap, int from, int to) {
-    return w[(Index{last - tap} * c_in + to) * c_out + from];
-  });
+  return pack_transposed_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
 }
 
 void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y) {

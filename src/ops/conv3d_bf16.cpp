@@ -53,19 +53,11 @@ template <class Source> PackedBf16 pack_with(const Stencil& stencil, int c_in, i
 } // namespace
 
 PackedBf16 pack_bf16(const Tensor& weight, const Stencil& stencil) {
-  const auto c_in = static_cast<int>(weight.shape().x), c_out = static_cast<int>(weight.shape().c);
-  const float* w = weight.cell(0, 0, 0, 0);
-  return pack_with(stencil, c_in, c_out,
-                   [&](int tap, int ci, int co) { return w[(Index{tap} * c_in + ci) * c_out + co]; });
+  return pack_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
 }
 
 PackedBf16 pack_transposed_bf16(const Tensor& weight, const Stencil& stencil) {
-  const auto c_in = static_cast<int>(weight.shape().x), c_out = static_cast<int>(weight.shape().c);
-  const float* w = weight.cell(0, 0, 0, 0);
-  const int last = stencil.taps() - 1;
-  return pack_with(transposed(stencil), c_out, c_in, [&](int tap, int from, int to) {
-    return w[(Index{last - tap} * c_in + to) * c_out + from];
-  });
+  return pack_transposed_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
 }
 
 #ifdef PLUVIA_AMX
@@ -122,10 +114,11 @@ constexpr TileShapes
 
 constexpr Index at_once = 2 * tile_size;
 
-/// Up to 32 cells of a row, one or two tiles of output channels: sums as [cells, 32 channels].
+/// One or two tiles of 16 neighbouring cells (the second begins `second` values after the first), one or two
+/// tiles of output channels: sums as [cells, 32 channels].
 template <int CellTiles, int ChannelTiles>
-void multiply(const std::uint16_t* x, const Index* offsets, int rows, int steps, Index cell_stride,
-              const std::uint16_t* w, Index tile_stride, float* sums) {
+void multiply(const std::uint16_t* x, Index second, const Index* offsets, int rows, int steps,
+              Index cell_stride, const std::uint16_t* w, Index tile_stride, float* sums) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -137,7 +130,7 @@ void multiply(const std::uint16_t* x, const Index* offsets, int rows, int steps,
       _tile_loadd(6, w, 64);
       if constexpr (ChannelTiles == 2) _tile_loadd(7, w + tile_stride, 64);
       _tile_loadd(4, from, stride);
-      if constexpr (CellTiles == 2) _tile_loadd(5, from + tile_size * cell_stride, stride);
+      if constexpr (CellTiles == 2) _tile_loadd(5, from + second, stride);
       _tile_dpbf16ps(0, 4, 6);
       if constexpr (ChannelTiles == 2) _tile_dpbf16ps(1, 4, 7);
       if constexpr (CellTiles == 2) _tile_dpbf16ps(2, 5, 6);
@@ -231,8 +224,7 @@ void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, cons
                   w.stencil.taps() == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
                   flat_length);
   // With one tap a row is read once: it is rounded where it is used. Otherwise by all rows around it.
-  const bool one_tap = w.stencil.taps() == 1;
-  const Half values = one_tap ? Half{} : rounded(x);
+  const Half values = rows.flat ? Half{} : rounded(x);
   const float* const origin = x.storage().data();
   std::vector<Index> offsets;
   for (int t = 0; t < w.stencil.t; ++t)
@@ -242,52 +234,77 @@ void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, cons
   const int taps = static_cast<int>(offsets.size()), blocks = (w.tiles + 1) / 2;
   const Index tile_stride = Index{taps} * w.steps * step_block;
 
-  const auto convolve_row = [&](Index block, Index row, const std::uint16_t* from) {
+  // Short rows share a task, so that weights are loaded for two tiles of cells at a time.
+  const Index rows_at_once = rows.length >= at_once ? 1 : at_once / round_up(rows.length, tile_size);
+  const Index row_groups = (rows.count + rows_at_once - 1) / rows_at_once;
+  struct Tile {
+    Index row, first, cells;
+  };
+  // `from` is where the values of the group's first row lie, in the layout of x.
+  const auto convolve_rows = [&](Index block, Index group, const std::uint16_t* from) {
     const bool two = 2 * block + 1 < w.tiles;
     const Index first = block * at_once, channels = std::min<Index>(at_once, w.c_out - first);
     const std::uint16_t* weights = w.data.data() + 2 * block * tile_stride;
+    const Index first_row = group * rows_at_once, last_row = std::min(rows.count, first_row + rows_at_once);
+    const float* const start = rows.start(x, first_row);
+    const auto place = [&](const Tile& tile) {
+      return rows.start(x, tile.row) - start + tile.first * w.c_in;
+    };
     alignas(64) float sums[at_once * at_once];
-    for (Index i = 0; i < rows.cells_of(row); i += at_once) {
-      const Index cells = std::min(at_once, rows.cells_of(row) - i);
-      const auto run = cells > tile_size ? (two ? multiply<2, 2> : multiply<2, 1>)
-                                         : (two ? multiply<1, 2> : multiply<1, 1>);
-      run(from + i * w.c_in, offsets.data(), taps, w.steps, w.c_in, weights, tile_stride, sums);
-      for (Index cell = 0; cell < cells; ++cell) {
-        const Index at = (i + cell) * w.c_out + first;
-        float* to = rows.start(y, row) + at;
+    const auto store = [&](const Tile& tile, const float* tile_sums) {
+      float* to = rows.start(y, tile.row) + tile.first * w.c_out + first;
+      const float* more = residual ? rows.start(*residual, tile.row) + tile.first * w.c_out + first : nullptr;
+      for (Index cell = 0; cell < tile.cells; ++cell, to += w.c_out)
         for (Index c = 0; c < channels; c += tile_size) {
           const __mmask16 lanes = first_lanes(channels - c);
-          __m512 sum = _mm512_load_ps(sums + cell * at_once + c);
+          __m512 sum = _mm512_load_ps(tile_sums + cell * at_once + c);
           if (bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, bias + first + c));
-          if (residual)
-            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, rows.start(*residual, row) + at + c));
+          if (more) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, more + cell * w.c_out + c));
           _mm512_mask_storeu_ps(to + c, lanes, sum);
         }
+    };
+    Tile waiting{0, 0, 0};
+    const auto finish = [&](const Tile& a, const Tile* b) {
+      const auto run = b ? (two ? multiply<2, 2> : multiply<2, 1>) : (two ? multiply<1, 2> : multiply<1, 1>);
+      run(from + place(a), b ? place(*b) - place(a) : 0, offsets.data(), taps, w.steps, w.c_in, weights,
+          tile_stride, sums);
+      store(a, sums);
+      if (b) store(*b, sums + tile_size * at_once);
+    };
+    for (Index row = first_row; row < last_row; ++row)
+      for (Index i = 0; i < rows.cells_of(row); i += tile_size) {
+        const Tile tile{row, i, std::min<Index>(tile_size, rows.cells_of(row) - i)};
+        if (waiting.cells == 0) {
+          waiting = tile;
+        } else {
+          finish(waiting, &tile);
+          waiting.cells = 0;
+        }
       }
-    }
+    if (waiting.cells > 0) finish(waiting, nullptr);
   };
   constexpr std::size_t cached_weights = std::size_t{256} << 10;
-  if (one_tap)
+  if (rows.flat)
     parallel_for(rows.count, [&](Index row) {
       const Index n = rows.cells_of(row) * w.c_in;
       const Half here = allocate(round_up(n, 16));
       round_values(rows.start(x, row), n, here.get());
       _tile_loadconfig(&shapes);
-      for (Index block = 0; block < blocks; ++block) convolve_row(block, row, here.get());
+      for (Index block = 0; block < blocks; ++block) convolve_rows(block, row, here.get());
       _tile_release();
     });
   else if (w.data.size() <= cached_weights) // all weights stay in the cache
-    parallel_for(rows.count, [&](Index row) {
+    parallel_for(row_groups, [&](Index group) {
       _tile_loadconfig(&shapes);
       for (Index block = 0; block < blocks; ++block)
-        convolve_row(block, row, values.get() + (rows.start(x, row) - origin));
+        convolve_rows(block, group, values.get() + (rows.start(x, group * rows_at_once) - origin));
       _tile_release();
     });
   else // a block's weights stay there while all rows pass
-    parallel_for(blocks * rows.count, [&](Index task) {
+    parallel_for(blocks * row_groups, [&](Index task) {
+      const Index block = task / row_groups, group = task % row_groups;
       _tile_loadconfig(&shapes);
-      convolve_row(task / rows.count, task % rows.count,
-                   values.get() + (rows.start(x, task % rows.count) - origin));
+      convolve_rows(block, group, values.get() + (rows.start(x, group * rows_at_once) - origin));
       _tile_release();
     });
 }
