@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# The job scripts on a real SLURM: training that is told to stop saves, is queued again and ends with the very numbers of
+# an undisturbed run; forecasts of an array and the sum of their scores are those of one run; the benchmark climbs its
+# ladder. Skips where no cluster answers. Needs PLUVIA and MPIEXEC, as ctest sets them; the cluster must see this file
+# system.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+command -v sbatch >/dev/null && timeout 5 sinfo -h >/dev/null 2>&1 || { echo "skipped: no SLURM cluster answers"; exit 77; }
+source "$here/lib/small_model.sh"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+export PLUVIA PLUVIA_JOBS=$here/../../jobs
+small_archive 37 42
+sed -i 's/^train: {/train: {precision: f32, /' deck.yaml
+train=(train.steps=60 train.validate_every=30 train.checkpoint_every=20)
+
+# Waits until a job has left the queue; prints its log when it did not complete.
+finished() {
+  local job=$1 state
+  for _ in $(seq 600); do
+    state=$(squeue -h -t all -j "$job" -o %T | sort -u | tr '\n' ' ')
+    case $state in *PENDING* | *RUNNING* | *COMPLETING* | *CONFIGURING* | *REQUEUED*) sleep 0.2 ;; *) break ;; esac
+  done
+  [ "$state" = "COMPLETED " ] || { echo "job $job: $state"; cat slurm-*.out; exit 1; }
+}
+submit() { sbatch --parsable --output=slurm-%j.out "$@"; }
+
+run 2 train deck.yaml "${train[@]}" train.output=straight >/dev/null 2>err || { cat err; exit 1; }
+
+job=$(submit --nodes=2 --ntasks=2 --output=slurm-train.out "$PLUVIA_JOBS/train.sbatch" deck.yaml "${train[@]}" train.output=queued)
+for _ in $(seq 300); do grep -q '"step":10,' queued/log.jsonl 2>/dev/null && break; sleep 0.1; done
+scancel --signal=USR1 --batch "$job"
+for _ in $(seq 100); do grep -q 'queued again' slurm-train.out && break; sleep 0.1; done
+grep -q 'queued again' slurm-train.out || { echo "not stopped:"; cat slurm-train.out; exit 1; }
+for _ in $(seq 50); do [ "$(squeue -h -j "$job" -o %T)" = PENDING ] && break; sleep 0.2; done
+sleep 5 # for the nodes to clear the stopped step away
+scontrol update JobId="$job" StartTime=now # a requeued job would wait two minutes
+finished "$job"
+grep -q 'going on from' slurm-train.out || { echo "not resumed:"; cat slurm-train.out; exit 1; }
+diff <(grep '"loss"' straight/log.jsonl) <(grep '"loss"' queued/log.jsonl)
+for name in straight queued; do run 1 export "$name/checkpoint_best.h5" "$name.safetensors" >/dev/null; done
+python3 - <<'END'
+weights = []
+for name in ("straight", "queued"): # the headers hold the configurations, with their output folders
+    data = open(f"{name}.safetensors", "rb").read()
+    weights.append(data[8 + int.from_bytes(data[:8], "little"):])
+assert len(weights[0]) > 100000 and weights[0] == weights[1]
+END
+
+job=$(submit --array=0-1 --ntasks=1 "$PLUVIA_JOBS/forecast.sbatch" deck.yaml out 2020-01-04T00:00 2020-01-04T08:00 2 \
+  train.output=straight forecast.write_logits=false)
+finished "$job"
+job=$(submit "$PLUVIA_JOBS/verify.sbatch" deck.yaml out)
+finished "$job"
+run 2 forecast deck.yaml train.output=straight forecast.write_logits=false forecast.output=whole \
+  forecast.init=2020-01-04T00:00/2020-01-04T08:00/PT2H >/dev/null 2>&1
+run 1 verify deck.yaml verify.forecasts=whole verify.output=whole_scores >/dev/null 2>&1
+[ "$(ls out/forecasts/part_*/*.nc | wc -l)" -eq 5 ]
+cmp whole_scores/scores.csv out/scores/scores.csv
+
+job=$(submit --nodes=2 --ntasks=2 "$PLUVIA_JOBS/bench.sbatch" deck.yaml bench.ny=24 bench.nx=20 bench.rounds=1)
+finished "$job"
+python3 -c 'import json; rows = json.load(open("bench.json"))["scaling"]; assert [r["ranks"] for r in rows] == [1, 2, 1, 2], rows'
+echo "stopped, queued again and resumed to the same weights; array merged; ladder climbed"
