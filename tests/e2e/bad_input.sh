@@ -79,7 +79,6 @@ refused "unknown key" 2 "archiv.*bad.yaml:2.*Did you mean data.archive" plan bad
 refused "unknown key on the command line" 2 "model.histroy.*command line.*model.history" plan deck.yaml model.histroy=3
 printf 'model:\n  history: six\n' >bad.yaml
 refused "wrong type" 2 "model.history must be a whole number.*bad.yaml:2.*six" plan bad.yaml
-refused "no such base" 2 "model.base = .persistence..*climatology . regression" plan deck.yaml model.base=persistence
 refused "a regression without past rain" 2 "model.base: regression needs past rain" \
   train deck.yaml model.base=regression data.predictors=tb
 refused "out of range" 2 "model.history = 0.*1 to 96 frames" plan deck.yaml model.history=0
@@ -99,7 +98,6 @@ refused "a variable the archive has not" 2 "no variable nosuch" train deck.yaml 
 refused "a range without samples" 3 "data\.|range" train deck.yaml data.train.from=2031-01-01 data.train.to=2031-02-01
 refused "no trained model" 3 "checkpoint_best.h5" forecast deck.yaml
 refused "a torn model" 3 "torn.nc" forecast deck.yaml forecast.checkpoint=torn.nc
-refused "a torn model among several" 3 "torn.nc" forecast deck.yaml 'forecast.checkpoint=[torn.nc, nosuch.h5]'
 refused "nothing to show" 2 "nosuch.nc" info nosuch.nc
 refused "a text to show" 3 "good.cdl" info good.cdl
 refused "no forecasts to verify" 3 "no forecasts" verify deck.yaml
