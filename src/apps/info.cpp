@@ -127,6 +127,7 @@ std::string describe_checkpoint(const Communicator& world, const std::string& fi
                      settings.model.frame_minutes, fmt::join(settings.data.predictors, ", "));
   out += fmt::format("channels  {}; {} attention\n", fmt::join(settings.model.channels, ", "),
                      settings.model.attention.form);
+  out += fmt::format("base      {}\n", settings.model.base);
   out += fmt::format("leads     {} h, windows of {:g} h\n", fmt::join(settings.target.leads_hours, ", "),
                      settings.target.window_hours);
   out += fmt::format("heads     P(rain >= {} mm)\n", fmt::join(settings.target.thresholds_mm, ", "));

@@ -171,7 +171,7 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
   const Tiling tiling(index.grid.ny(), index.grid.nx(), 1, shape.rows, shape.cols);
   const Rect tile = tiling.tile(world.rank(), 0);
   // Neighbours enough for the climatology, the references and the fractions skill score.
-  static_assert(Climatology::smoothing_radius >= std::max(ReferenceInputs::reach, ScoreTable::reach));
+  static_assert(Climatology::smoothing_radius >= std::max(RecentWeather::reach, ScoreTable::reach));
   const Rect held = Climatology::grown(tile, tiling.domain(0));
   const auto thresholds = settings.target.thresholds_mm.size(),
              cells = static_cast<std::size_t>(held.cells());
@@ -182,13 +182,11 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
     area.insert(area.end(), static_cast<std::size_t>(tile.width()), rows[static_cast<std::size_t>(y)]);
 
   const Accumulation& rain = rule.rain;
-  const ReferenceRules rules{rain, rule.thresholds_mm,
-                             brightness_predictor(settings.data.predictors, settings.data.target),
-                             settings.data.latency_minutes};
+  const RecentWeatherRule recent = recent_weather_rule(settings);
   log.info("counting the climatology of the training range");
   const Climatology climatology =
       Climatology::count(world, reader, tile, rain, settings.target.thresholds_mm, train.from, train.to);
-  const References references = References::fit(world, log, reader, rules, climatology,
+  const References references = References::fit(world, log, reader, recent, climatology,
                                                 settings.target.leads_hours, area, train.from, train.to);
 
   std::vector<std::string> systems{"pluvia"};
@@ -203,7 +201,7 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
       const ProductInfo& info = products[i];
       observed.erase(observed.begin(), observed.lower_bound(info.init)); // files are in order of time
       const std::vector<float> all = read_product(info, held);
-      const ReferenceInputs inputs = reference_inputs(reader, rules, tile, info.init);
+      const RecentWeather weather = recent_weather(reader, recent, tile, info.init);
       for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead) {
         if (!scored(info.init, lead)) continue;
         const Time end = info.init + rule.leads[lead], hour = (end + 1800) / 3600 % 24;
@@ -213,7 +211,7 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
         if (!climate.contains(hour))
           climate[hour] = exceedance(climatology.probabilities(end), climatology.classes());
         std::vector<std::vector<float>> forecasts =
-            references.forecast(static_cast<int>(lead), inputs, climate[hour]);
+            references.forecast(static_cast<int>(lead), weather, climate[hour]);
         const std::span<const float> network =
             std::span(all).subspan(lead * thresholds * cells, thresholds * cells);
         std::vector<float> own;

@@ -120,8 +120,8 @@ template <class T> void read_value(const YAML::Node& node, std::vector<T>& out) 
   out.clear();
   if (node.IsSequence()) {
     for (const YAML::Node& item : node) read_value(item, out.emplace_back());
-  } else { // one value stands for a list of one
-    read_value(node, out.emplace_back());
+  } else if (!std::is_same_v<T, std::string> || !node.IsScalar() || !node.Scalar().empty()) {
+    read_value(node, out.emplace_back()); // one value stands for a list of one, an empty text for none
   }
 }
 
@@ -193,11 +193,10 @@ private:
   YAML::Node override_node(const std::string& name, const std::string& text) const {
     const Key* key = find(name);
     const bool bracketed = text.starts_with('[');
-    if (key != nullptr && !bracketed) {
-      if (std::holds_alternative<std::string*>(key->target)) return YAML::Node(text);
-      if (std::holds_alternative<std::vector<std::string>*>(key->target))
-        return text.empty() ? YAML::Load("[]") : YAML::Node(text);
-    }
+    if (key != nullptr && !bracketed &&
+        (std::holds_alternative<std::string*>(key->target) ||
+         std::holds_alternative<std::vector<std::string>*>(key->target)))
+      return YAML::Node(text);
     const bool numbers = key != nullptr && (std::holds_alternative<std::vector<std::int64_t>*>(key->target) ||
                                             std::holds_alternative<std::vector<double>*>(key->target));
     try {
@@ -246,10 +245,11 @@ private:
   }
 
   void assign_empty(const Key& key, const YAML::Node& where) {
-    if (auto* const* text = std::get_if<std::string*>(&key.target)) {
-      YAML::Node empty("");
+    const YAML::Node empty("");
+    if (auto* const* text = std::get_if<std::string*>(&key.target))
       return assign_checked(key, **text, empty, here(where));
-    }
+    if (auto* const* texts = std::get_if<std::vector<std::string>*>(&key.target))
+      return assign_checked(key, **texts, empty, here(where));
     refuse(key.name, key.name + " has no value", here(where), fmt::format("{} expected", type_name(key)));
   }
 
@@ -324,6 +324,10 @@ void check_together(const Reader& reader, const Settings& s) {
                "its window of {} h would begin before the last frame; target.window_hours must not exceed "
                "the first lead",
                s.target.window_hours));
+  if (s.model.base == "regression" &&
+      std::ranges::find(s.data.predictors, s.data.target) == s.data.predictors.end())
+    refuse("data", "model.base: regression needs past rain", reader.place("data.predictors"),
+           "data.predictors must name data.target");
   const auto levels = static_cast<std::int64_t>(s.model.channels.size());
   std::set<std::int64_t> attention;
   for (const std::int64_t level : s.model.attention.levels) {

@@ -78,7 +78,10 @@ void declare(ModelSettings& s, const Declare& key) {
   key("model.skip_radius", &s.skip_radius, "cells", {.low = 0, .high = 8},
       "reach of a lead-time query in the skips");
   key("model.head_init", &s.head_init, "", {.words = {"zero", "random"}},
-      "last layer at the start; zero = an untrained network forecasts climatology");
+      "last layer at the start; zero = an untrained network forecasts its base");
+  key("model.base", &s.base, "", {.words = {"climatology", "regression"}},
+      "what the network corrects: climatology, or a logistic regression on recent brightness temperature and "
+      "rain");
 }
 
 void declare(ParallelSettings& s, const Declare& key) {
@@ -112,7 +115,8 @@ void declare(TrainSettings& s, const Declare& key) {
 }
 
 void declare(ForecastSettings& s, const Declare& key) {
-  key("forecast.checkpoint", &s.checkpoint, "", {}, "trained model; empty = the best one in train.output");
+  key("forecast.checkpoint", &s.checkpoint, "", {},
+      "trained models, whose probabilities are averaged; empty = the best one in train.output");
   key("forecast.init", &s.init, "UTC", {},
       "initial times: TIME, T1,T2,..., T1/T2/PT6H or latest; empty = the whole test range");
   key("forecast.output", &s.output, "", {.not_empty = true}, "folder of the products");

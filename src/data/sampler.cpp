@@ -167,7 +167,7 @@ Normalisation Sampler::measure(const Communicator& comm, Time from, Time to) {
 }
 
 SampleInput Sampler::input(Time init, const Normalisation& normalisation,
-                           const std::vector<std::vector<float>>& climatology, Margin margin) {
+                           const std::vector<std::vector<float>>& base, Margin margin) {
   const Rect& r = tile();
   const auto frames = static_cast<Index>(rule_.history);
   const std::size_t n = rule_.predictors.size(), cells = static_cast<std::size_t>(r.cells());
@@ -178,7 +178,7 @@ SampleInput Sampler::input(Time init, const Normalisation& normalisation,
   std::vector<float> odds(rule_.leads.size() * cells);
   for (std::size_t lead = 0; lead < rule_.leads.size(); ++lead)
     for (std::size_t i = 0; i < cells; ++i) {
-      const float dry = std::clamp(climatology[lead][i * classes], 1e-3F, 0.999F);
+      const float dry = std::clamp(base[lead][i * classes], 1e-3F, 0.999F);
       odds[lead * cells + i] = 0.5F * std::log((1.0F - dry) / dry);
     }
   for (Index f = 0; f < frames; ++f) {
@@ -231,16 +231,16 @@ std::vector<std::int8_t> Sampler::observed(Time end) {
   return classes;
 }
 
-Tensor log_base(const std::vector<std::vector<float>>& climatology, const Rect& tile, int classes) {
-  const auto leads = static_cast<Index>(climatology.size());
-  Tensor base({1, leads, tile.height(), tile.width(), classes});
+Tensor log_base(const std::vector<std::vector<float>>& base, const Rect& tile, int classes) {
+  const auto leads = static_cast<Index>(base.size());
+  Tensor out({1, leads, tile.height(), tile.width(), classes});
   parallel_for(leads * tile.height(), [&](Index row) {
     const Index lead = row / tile.height(), y = row % tile.height();
-    const float* pi = climatology[static_cast<std::size_t>(lead)].data() + y * tile.width() * classes;
-    float* out = base.cell(0, lead, y, 0);
-    for (Index i = 0; i < tile.width() * classes; ++i) out[i] = std::log(pi[i]);
+    const float* p = base[static_cast<std::size_t>(lead)].data() + y * tile.width() * classes;
+    float* logs = out.cell(0, lead, y, 0);
+    for (Index i = 0; i < tile.width() * classes; ++i) logs[i] = std::log(p[i]);
   });
-  return base;
+  return out;
 }
 
 } // namespace pluvia

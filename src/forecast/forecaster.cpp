@@ -14,6 +14,7 @@
 #include "pluvia/model/climatology.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/model/hourly_climatology.hpp"
+#include "pluvia/model/pooled_regression.hpp"
 
 namespace pluvia {
 
@@ -31,9 +32,8 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-/// The trained configuration, after checking that the user's does not contradict it.
-Settings trained_settings(const Checkpoint& checkpoint, const std::string& path, const Settings& wanted) {
-  const Settings trained = parse_settings(checkpoint.configuration, path, {});
+/// Refuses a configuration that contradicts the one a checkpoint was trained with.
+void require_same(const Settings& trained, const std::string& path, const Settings& wanted) {
   ModelSettings wanted_model = wanted.model, trained_model = trained.model;
   wanted_model.head_init = trained_model.head_init; // only where training started
   const auto refuse = [&](bool differs, const std::string& section) {
@@ -47,7 +47,87 @@ Settings trained_settings(const Checkpoint& checkpoint, const std::string& path,
   refuse(wanted.data.predictors != trained.data.predictors, "data.predictors");
   refuse(wanted.data.target != trained.data.target, "data.target");
   refuse(wanted.data.precip_label != trained.data.precip_label, "data.precip_label");
-  return trained;
+}
+
+/// Refuses to average forecasts that stand for different things or are made from different frames.
+void require_agreement(const Settings& a, const std::string& path_a, const Settings& b,
+                       const std::string& path_b) {
+  const auto refuse = [&](bool differs, const std::string& key) {
+    if (differs)
+      fail(ExitCode::usage, path_a + " and " + path_b + " cannot be averaged",
+           "they were trained with different " + key, "Take one of them out of forecast.checkpoint.");
+  };
+  refuse(a.target.leads_hours != b.target.leads_hours, "target.leads_hours");
+  refuse(a.target.thresholds_mm != b.target.thresholds_mm, "target.thresholds_mm");
+  refuse(a.target.window_hours != b.target.window_hours, "target.window_hours");
+  refuse(a.data.predictors != b.data.predictors, "data.predictors");
+  refuse(a.data.target != b.data.target, "data.target");
+  refuse(a.data.precip_label != b.data.precip_label, "data.precip_label");
+  refuse(a.model.history != b.model.history, "model.history");
+  refuse(a.model.frame_minutes != b.model.frame_minutes, "model.frame_minutes");
+}
+
+/// The configurations of all members, after checking them against each other and the first against the
+/// user's. Collective.
+std::vector<Settings> trained_settings(const Communicator& world, const std::vector<std::string>& paths,
+                                       const Settings& wanted) {
+  std::vector<Settings> out;
+  for (const std::string& path : paths) {
+    const std::string configuration = read_checkpoint_header(world, path).configuration;
+    out.push_back(parse_settings(configuration, path, {}));
+    require_agreement(out.front(), paths.front(), out.back(), path);
+  }
+  require_same(out.front(), paths.front(), wanted);
+  return out;
+}
+
+/// One trained model.
+struct Member {
+  StUnet network;
+  HourlyClimatology climatology;
+  Normalisation normalisation;
+  std::vector<LogisticRegression> regressions; ///< by lead; empty: the base is the climatology
+  std::optional<Calibration> calibration;
+  std::string digest;
+};
+
+/// Collective.
+Member load_member(const Communicator& world, const std::string& path, const Settings& trained,
+                   const Rect& tile, const Log& log) {
+  std::string digest;
+  const Checkpoint checkpoint = read_checkpoint(world, path, tile, &digest);
+  Member out{make_network(trained),
+             from_field(checkpoint.fields.at("climatology")),
+             {checkpoint.arrays.at("normalisation/mean").values,
+              checkpoint.arrays.at("normalisation/deviation").values},
+             {},
+             {},
+             digest};
+  load_parameters(checkpoint, "weights", out.network.parameters().all());
+  if (trained.model.base == "regression") {
+    const auto found = checkpoint.texts.find("regression");
+    out.regressions =
+        regressions_from_json(found == checkpoint.texts.end() ? "" : found->second,
+                              trained.target.leads_hours.size(), trained.target.thresholds_mm.size());
+  }
+  if (const auto found = checkpoint.texts.find("calibration"); found != checkpoint.texts.end())
+    out.calibration = calibration_from_json(found->second);
+  else
+    log.warn(path +
+             " holds no calibration: its training has not finished; probabilities are the network's own");
+  return out;
+}
+
+/// Flags of the product from bits of input_quality.
+std::vector<std::uint8_t> quality_flags(const std::vector<std::uint8_t>& missing, bool context_cut) {
+  std::vector<std::uint8_t> out;
+  for (const std::uint8_t bits : missing) {
+    std::uint8_t flag = context_cut ? context_truncated : 0;
+    if (bits & input_quality::frame_missing) flag |= input_frame_missing;
+    if (bits & input_quality::cell_missing) flag |= input_pixel_missing;
+    out.push_back(flag);
+  }
+  return out;
 }
 
 /// [leads x classes x height x width] from [1, leads, Y, X, classes].
@@ -92,38 +172,44 @@ std::vector<Time> requested_times(const Settings& settings, const ArchiveIndex& 
 }
 
 std::vector<std::string> run_forecasts(const Communicator& world, const Settings& settings, const Log& log) {
-  const std::string path =
-      settings.forecast.checkpoint.empty()
-          ? (std::filesystem::path(settings.train.output) / "checkpoint_best.h5").string()
-          : settings.forecast.checkpoint;
-  const Settings trained = trained_settings(read_checkpoint_header(world, path), path, settings);
+  std::vector<std::string> paths = settings.forecast.checkpoint;
+  if (paths.empty())
+    paths.push_back((std::filesystem::path(settings.train.output) / "checkpoint_best.h5").string());
+  if (paths.size() > 1 && settings.forecast.write_logits)
+    fail(ExitCode::usage, "forecast.write_logits needs a single model",
+         fmt::format("each of the {} in forecast.checkpoint has logits of its own", paths.size()),
+         "Set it to false, or name one checkpoint.");
+  const std::vector<Settings> trained = trained_settings(world, paths, settings);
   const ArchiveIndex index = index_archive(world, settings.data.archive);
-  Decomposition tiles(world, layout(settings, index.grid, world.size()));
+  // Tiles cut for the deepest network fit the others too.
+  Settings deepest = settings;
+  bool regression = false;
+  for (const Settings& member : trained) {
+    if (levels_of(member.model) > levels_of(deepest.model)) deepest.model = member.model;
+    regression = regression || member.model.base == "regression";
+  }
+  Decomposition tiles(world, layout(deepest, index.grid, world.size()));
   const Rect tile = tiles.tile(0);
 
-  std::string digest;
-  const Checkpoint checkpoint = read_checkpoint(world, path, tile, &digest);
-  StUnet network = make_network(trained);
-  load_parameters(checkpoint, "weights", network.parameters().all());
-  const HourlyClimatology hourly = from_field(checkpoint.fields.at("climatology"));
-  const Normalisation normalisation{checkpoint.arrays.at("normalisation/mean").values,
-                                    checkpoint.arrays.at("normalisation/deviation").values};
-  std::optional<Calibration> calibration;
-  if (const auto found = checkpoint.texts.find("calibration"); found != checkpoint.texts.end())
-    calibration = calibration_from_json(found->second);
-  else
-    log.warn(path +
-             " holds no calibration: its training has not finished; probabilities are the network's own");
+  std::vector<Member> members;
+  std::vector<std::string> digests;
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    members.push_back(load_member(world, paths[i], trained[i], tile, log));
+    digests.push_back(members.back().digest);
+  }
 
-  SampleRule rule = make_sample_rule(settings);
-  const int thresholds = rule.classes() - 1;
-  Sampler sampler(index, rule, tile, static_cast<std::size_t>(settings.data.cache_mib * 1048576));
+  const SampleRule rule = make_sample_rule(settings);
+  const RecentWeatherRule recent = recent_weather_rule(settings);
+  const std::size_t cache = reader_cache_bytes(settings, regression);
+  Sampler sampler(index, rule, tile, cache);
+  std::optional<ArchiveReader> surroundings;
+  if (regression) surroundings.emplace(index, RecentWeather::grown(tile, tiles.domain(0)), cache);
   ProductHeader header{.grid = index.grid,
                        .leads_hours = settings.target.leads_hours,
                        .thresholds_mm = settings.target.thresholds_mm,
                        .window_hours = settings.target.window_hours,
                        .configuration = resolved_yaml(settings),
-                       .weights_digest = digest,
+                       .weights_digest = fmt::format("{}", fmt::join(digests, ", ")),
                        .predictors = fmt::format("{}", fmt::join(rule.predictors, ", ")),
                        .frame_minutes = settings.model.frame_minutes,
                        .history = static_cast<int>(rule.history)};
@@ -145,34 +231,43 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       fail(ExitCode::data, "No forecast can start at " + format_time(init),
            "the archive runs from " + format_time(first) + " to " + format_time(last),
            "Change forecast.init.");
-    std::vector<std::vector<float>> pi;
-    for (Time lead : rule.leads) pi.push_back(hourly.at(init + lead));
-    SampleInput input;
-    together(world, [&] { input = sampler.input(init, normalisation, pi, network.input_margin()); });
-
+    const bool context_cut = init - static_cast<Time>(rule.history - 1) * rule.frame_step < first;
+    RecentWeather weather;
+    if (regression) together(world, [&] { weather = recent_weather(*surroundings, recent, tile, init); });
     ProductTile product;
     product.tile = tile;
     if (index.grid.kind == Grid::Kind::projected) {
       product.latitudes = sampler.reader().latitudes();
       product.longitudes = sampler.reader().longitudes();
     }
-    for (std::uint8_t q : input.quality) {
-      std::uint8_t flag = 0;
-      if (q & input_quality::frame_missing) flag |= input_frame_missing;
-      if (q & input_quality::cell_missing) flag |= input_pixel_missing;
-      if (init - static_cast<Time>(rule.history - 1) * rule.frame_step < first) flag |= context_truncated;
-      product.quality.push_back(flag);
+    for (Member& member : members) {
+      std::vector<std::vector<float>> pi;
+      for (Time lead : rule.leads) pi.push_back(member.climatology.at(init + lead));
+      const std::vector<std::vector<float>> base =
+          member.regressions.empty() ? pi : regression_base(member.regressions, weather, pi);
+      SampleInput input;
+      together(world, [&] {
+        input = sampler.input(init, member.normalisation, base, member.network.input_margin());
+      });
+      const std::vector<std::uint8_t> missing = std::move(input.quality);
+      Tape tape(Tape::Mode::forget);
+      const Var logits = predict(member.network, tape, tiles, std::move(input), base, rule.classes());
+      std::vector<float> probability = exceedance_fields(logits->value);
+      if (member.calibration) {
+        const std::size_t size = probability.size() / rule.leads.size();
+        for (std::size_t lead = 0; lead < rule.leads.size(); ++lead)
+          calibrate(*member.calibration, static_cast<int>(lead), exceedance(pi[lead], rule.classes()),
+                    std::span(probability).subspan(lead * size, size));
+      }
+      if (settings.forecast.write_logits) product.logits = classes_outermost(logits->value);
+      if (product.probability.empty()) {
+        product.probability = std::move(probability);
+        product.quality = quality_flags(missing, context_cut);
+      } else { // the same frames, hence the same flags
+        for (std::size_t i = 0; i < probability.size(); ++i) product.probability[i] += probability[i];
+      }
     }
-    Tape tape(Tape::Mode::forget);
-    const Var logits = predict(network, tape, tiles, std::move(input), pi, rule.classes());
-    product.probability = exceedance_fields(logits->value);
-    if (calibration) {
-      const std::size_t size = static_cast<std::size_t>(thresholds * tile.cells());
-      for (std::size_t lead = 0; lead < rule.leads.size(); ++lead)
-        calibrate(*calibration, static_cast<int>(lead), exceedance(pi[lead], rule.classes()),
-                  std::span(product.probability).subspan(lead * size, size));
-    }
-    if (settings.forecast.write_logits) product.logits = classes_outermost(logits->value);
+    for (float& p : product.probability) p /= static_cast<float>(members.size());
     written.push_back((std::filesystem::path(settings.forecast.output) / product_name(init)).string());
     write_product(world, written.back(), header, init, product);
     progress.update(static_cast<std::int64_t>(written.size()), format_time(init));

@@ -18,6 +18,10 @@ Tiling layout(const Settings& settings, const Grid& grid, int ranks) {
   return {grid.ny(), grid.nx(), levels, shape.rows, shape.cols, periodic ? Edge::periodic : Edge::closed};
 }
 
+std::size_t reader_cache_bytes(const Settings& settings, bool regression) {
+  return static_cast<std::size_t>(settings.data.cache_mib * 1048576 / (regression ? 2 : 1));
+}
+
 StUnet make_network(const Settings& settings) {
   const SampleRule rule = make_sample_rule(settings);
   return {settings.model,
@@ -26,9 +30,9 @@ StUnet make_network(const Settings& settings) {
 }
 
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
-            const std::vector<std::vector<float>>& climatology, int classes) {
+            const std::vector<std::vector<float>>& base, int classes) {
   return network.forward(tape, tiles, Tape::leaf(std::move(input.features)),
-                         Tape::leaf(log_base(climatology, tiles.tile(0), classes)));
+                         Tape::leaf(log_base(base, tiles.tile(0), classes)));
 }
 
 std::vector<float> exceedance_fields(const Tensor& logits) {
@@ -42,7 +46,7 @@ std::vector<float> exceedance_fields(const Tensor& logits) {
       exceedance(logits.cell(0, lead, y, x), static_cast<int>(s.c), p.data());
       for (Index k = 0; k < thresholds; ++k)
         out[static_cast<std::size_t>((lead * thresholds + k) * cells + y * s.x + x)] =
-            p[static_cast<std::size_t>(k)];
+            std::min(p[static_cast<std::size_t>(k)], 1.0F); // a sum of all classes but one may round up
     }
   });
   return out;

@@ -18,6 +18,7 @@
 #include "pluvia/model/calibration.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/model/hourly_climatology.hpp"
+#include "pluvia/model/pooled_regression.hpp"
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/adam.hpp"
@@ -41,6 +42,7 @@ Range parse(const TimeRange& range, const std::string& key) {
 struct Sample {
   SampleInput input;
   std::vector<std::vector<float>> climatology;    ///< pi per lead
+  std::vector<std::vector<float>> base;           ///< class probabilities per lead that the logits start from
   std::vector<std::vector<std::int8_t>> observed; ///< per lead; empty where the window is outside the range
 };
 
@@ -48,19 +50,20 @@ class Training {
 public:
   Training(const Communicator& world, const Settings& settings, const Log& log)
       : world_(world), settings_(settings), log_(log), rule_(make_sample_rule(settings)),
-        train_(parse(settings.data.train, "data.train")),
+        recent_(recent_weather_rule(settings)), train_(parse(settings.data.train, "data.train")),
         validate_(parse(settings.data.validate, "data.validate")),
         index_(index_archive(world, settings.data.archive)),
         precision_(agree_precision(world, settings.train.precision)),
         tiles_(world, layout(settings, index_.grid, world.size())), network_(make_network(settings)),
         parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
-        sampler_(index_, rule_, tiles_.tile(0), static_cast<std::size_t>(settings.data.cache_mib * 1048576)) {
-  }
+        sampler_(index_, rule_, tiles_.tile(0),
+                 reader_cache_bytes(settings, settings.model.base == "regression")) {}
 
   TrainOutcome run();
 
 private:
   void prepare();
+  std::vector<float> cell_areas() const;
   bool resume(const RunFolder& folder);
   Sample sample(Time init, const Range& range, bool training);
   std::vector<Time> batch_at(std::int64_t step) const;
@@ -87,6 +90,7 @@ private:
   const Settings& settings_;
   const Log& log_;
   SampleRule rule_;
+  RecentWeatherRule recent_;
   Range train_, validate_;
   ArchiveIndex index_;
   Precision precision_; ///< of training steps; validation and calibration are in f32, as forecasts are
@@ -98,6 +102,8 @@ private:
 
   std::optional<Climatology> climatology_; ///< of the training range
   HourlyClimatology hourly_;
+  std::vector<LogisticRegression> regressions_; ///< by lead; empty: the base is the climatology
+  std::optional<ArchiveReader> surroundings_;   ///< of the tile, for the regressions
   Normalisation normalisation_;
   std::vector<Time> inits_, validation_inits_;
   std::vector<float> row_area_;
@@ -111,12 +117,21 @@ private:
 void Training::prepare() {
   const Rect tile = tiles_.tile(0), domain = tiles_.domain(0);
   normalisation_ = sampler_.measure(world_, train_.from, train_.to);
-  {
-    ArchiveReader rain(index_, Climatology::grown(tile, domain), std::size_t{64} << 20);
-    climatology_ =
-        Climatology::count(world_, rain, tile, rule_.rain, rule_.thresholds_mm, train_.from, train_.to);
-  }
+  const std::vector<float> areas = row_areas(index_.grid);
+  row_area_.assign(areas.begin() + tile.y0, areas.begin() + tile.y1);
+  static_assert(Climatology::smoothing_radius >= RecentWeather::reach);
+  const bool regression = settings_.model.base == "regression";
+  ArchiveReader wide(index_, Climatology::grown(tile, domain),
+                     regression ? reader_cache_bytes(settings_, true) : std::size_t{64} << 20);
+  climatology_ =
+      Climatology::count(world_, wide, tile, rule_.rain, rule_.thresholds_mm, train_.from, train_.to);
   hourly_ = finish(*climatology_);
+  if (regression) {
+    regressions_ = fit_pooled_regression(world_, pooled_rows(world_, log_, wide, recent_, *climatology_,
+                                                             settings_.target.leads_hours, cell_areas(),
+                                                             train_.from, train_.to));
+    surroundings_ = std::move(wide);
+  }
   // Samples need their history in the archive; what is missing inside it is a missing frame.
   const auto with_history = [&](std::vector<Time> times) {
     std::erase_if(times,
@@ -130,8 +145,13 @@ void Training::prepare() {
          "the archive runs from " + format_time(index_.frames.front().time) + " to " +
              format_time(index_.frames.back().time),
          "Choose ranges that the archive covers.");
-  const std::vector<float> areas = row_areas(index_.grid);
-  row_area_.assign(areas.begin() + tile.y0, areas.begin() + tile.y1);
+}
+
+/// Of the tile, [height x width].
+std::vector<float> Training::cell_areas() const {
+  std::vector<float> out;
+  for (float row : row_area_) out.insert(out.end(), static_cast<std::size_t>(tiles_.tile(0).width()), row);
+  return out;
 }
 
 Sample Training::sample(Time init, const Range& range, bool training) {
@@ -142,7 +162,11 @@ Sample Training::sample(Time init, const Range& range, bool training) {
     s.observed.push_back(window_inside(rule_, init, lead, range.from, range.to) ? sampler_.observed(end)
                                                                                 : std::vector<std::int8_t>{});
   }
-  s.input = sampler_.input(init, normalisation_, s.climatology, network_.input_margin());
+  s.base = regressions_.empty()
+               ? s.climatology
+               : regression_base(regressions_, recent_weather(*surroundings_, recent_, tiles_.tile(0), init),
+                                 s.climatology);
+  s.input = sampler_.input(init, normalisation_, s.base, network_.input_margin());
   return s;
 }
 
@@ -216,7 +240,7 @@ double Training::step(std::int64_t number) {
     const Target target = target_of(samples, b, weighing.areas, weighing.pairs);
     Tape tape(Tape::Mode::record, precision_, keep_of(settings_.train));
     const Var logits =
-        predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].climatology, rule_.classes());
+        predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].base, rule_.classes());
     loss += ordinal_loss(logits, target, tape);
     tape.backward();
   }
@@ -248,11 +272,10 @@ Training::Validation Training::validate() {
     if (weighing.pairs == 0) continue;
     const Target target = target_of(one, 0, weighing.areas, 1.0);
     Tape tape(Tape::Mode::forget);
-    const Var base = Tape::leaf(log_base(one[0].climatology, tiles_.tile(0), rule_.classes()));
-    double losses[2] = {0, ordinal_loss(base, target, tape)};
+    const Var climatology = Tape::leaf(log_base(one[0].climatology, tiles_.tile(0), rule_.classes()));
+    double losses[2] = {0, ordinal_loss(climatology, target, tape)};
     losses[0] = ordinal_loss(
-        predict(network_, tape, tiles_, std::move(one[0].input), one[0].climatology, rule_.classes()), target,
-        tape);
+        predict(network_, tape, tiles_, std::move(one[0].input), one[0].base, rule_.classes()), target, tape);
     world_.all_reduce(std::span<double>(losses), Reduce::sum);
     sum.loss += losses[0];
     sum.climatology += losses[1];
@@ -271,8 +294,7 @@ void Training::calibrate_best() {
     std::ranges::copy(best_[i], parameters_[i]->value.storage().begin());
   const int leads = static_cast<int>(rule_.leads.size()), thresholds = rule_.classes() - 1;
   const Rect tile = tiles_.tile(0);
-  std::vector<float> area;
-  for (float row : row_area_) area.insert(area.end(), static_cast<std::size_t>(tile.width()), row);
+  const std::vector<float> area = cell_areas();
 
   struct Forecast {
     int lead;
@@ -291,7 +313,7 @@ void Training::calibrate_best() {
     together(world_, [&] { one.push_back(sample(init, validate_, false)); });
     Sample& s = one[0];
     Tape tape(Tape::Mode::forget);
-    const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.climatology, rule_.classes());
+    const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes());
     const std::vector<float> p = exceedance_fields(logits->value);
     const std::size_t size = static_cast<std::size_t>(thresholds * tile.cells());
     for (int lead = 0; lead < leads; ++lead) {
@@ -326,6 +348,7 @@ Checkpoint Training::snapshot(std::int64_t step) const {
   c.texts["best_loss"] = fmt::format("{}", best_loss_);
   c.texts["best_step"] = std::to_string(best_step_);
   if (!calibration_.empty()) c.texts["calibration"] = calibration_;
+  if (!regressions_.empty()) c.texts["regression"] = to_json(regressions_);
   const auto n = static_cast<std::int64_t>(normalisation_.mean.size());
   c.arrays["normalisation/mean"] = {{n}, normalisation_.mean};
   c.arrays["normalisation/deviation"] = {{n}, normalisation_.deviation};
@@ -353,6 +376,10 @@ bool Training::resume(const RunFolder& folder) {
     path = *found;
   }
   const Checkpoint c = read_checkpoint(world_, path, tiles_.tile(0));
+  if (const std::string base = parse_settings(c.configuration, path, {}).model.base;
+      base != settings_.model.base)
+    fail(ExitCode::data, path + " cannot be trained on", "its weights correct another base",
+         "Set model.base: " + base + ", or train anew.");
   load_parameters(c, "weights", parameters_);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const std::string& name = parameters_[i]->name;

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "pluvia/core/error.hpp"
-#include "pluvia/verify/box_mean.hpp"
+#include "pluvia/data/box_mean.hpp"
 #include "pluvia/verify/scores.hpp"
 
 namespace pluvia {

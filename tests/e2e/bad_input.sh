@@ -79,6 +79,8 @@ refused "unknown key" 2 "archiv.*bad.yaml:2.*Did you mean data.archive" plan bad
 refused "unknown key on the command line" 2 "model.histroy.*command line.*model.history" plan deck.yaml model.histroy=3
 printf 'model:\n  history: six\n' >bad.yaml
 refused "wrong type" 2 "model.history must be a whole number.*bad.yaml:2.*six" plan bad.yaml
+refused "a regression without past rain" 2 "model.base: regression needs past rain" \
+  train deck.yaml model.base=regression data.predictors=tb
 refused "out of range" 2 "model.history = 0.*1 to 96 frames" plan deck.yaml model.history=0
 printf 'model: [\n' >bad.yaml
 refused "broken YAML" 2 "not valid YAML.*bad.yaml" plan bad.yaml

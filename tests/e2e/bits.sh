@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Raw logits, probabilities and everything else in a forecast file are the same bytes on 1, 2, 3, 4, 5, 6 and 8 ranks,
-# on every rows x cols, with 1 and 2 threads: shown with a randomly initialised head, whose logits vary.
+# on every rows x cols, with 1 and 2 threads: shown with a randomly initialised head, whose logits vary. The same with
+# the regression as base, whose box means look beyond the tile, on a few process grids.
 #   bits.sh          a 61 x 53 grid, threads taking turns
 #   bits.sh --all    150 x 150, 61 x 53 and 97 x 101, each with 1 and with 2 threads
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
@@ -18,12 +19,26 @@ grids="61x53" both=false
 if [ "${1:-}" = --all ]; then grids="150x150 61x53 97x101" both=true; fi
 
 compared=0
+# train BASE: a model, and its forecasts on one rank with one thread in the folder one.
+train() {
+  run 1 train deck.yaml model.base="$1" model.head_init=random train.output="$1" >/dev/null 2>err || { cat err; exit 1; }
+  rm -rf one
+  run 1 forecast deck.yaml model.base="$1" parallel.threads=1 train.output="$1" forecast.output=one >/dev/null 2>err ||
+    { cat err; exit 1; }
+  "$python" "$here/compare_forecasts.py" --vary one
+}
+# same BASE RANKS ROWS THREADS: the same bytes as those.
+same() {
+  rm -rf many
+  run "$2" forecast deck.yaml model.base="$1" parallel.rows="$3" parallel.cols=$(($2 / $3)) parallel.threads="$4" \
+    train.output="$1" forecast.output=many >/dev/null 2>err || { cat err; exit 1; }
+  "$python" "$here/compare_forecasts.py" one many || { echo "$grid, $1: $3 x $(($2 / $3)), $4 threads"; exit 1; }
+  compared=$((compared + 1))
+}
 for grid in $grids; do
   mkdir "$grid" && cd "$grid"
   small_archive "${grid%x*}" "${grid#*x}"
-  run 1 train deck.yaml model.head_init=random train.output=run >/dev/null 2>err || { cat err; exit 1; }
-  run 1 forecast deck.yaml parallel.threads=1 train.output=run forecast.output=one >/dev/null 2>err || { cat err; exit 1; }
-  "$python" "$here/compare_forecasts.py" --vary one
+  train climatology
   turn=0
   for ranks in 1 2 3 4 5 6 8; do
     for rows in $(seq "$ranks"); do
@@ -31,15 +46,12 @@ for grid in $grids; do
       turn=$((turn + 1))
       threads=$((turn % 2 + 1))
       if $both; then threads="1 2"; fi
-      for n in $threads; do
-        rm -rf many
-        run "$ranks" forecast deck.yaml parallel.rows="$rows" parallel.cols=$((ranks / rows)) parallel.threads="$n" \
-          train.output=run forecast.output=many >/dev/null 2>err || { cat err; exit 1; }
-        "$python" "$here/compare_forecasts.py" one many || { echo "$grid: $rows x $((ranks / rows)), $n threads"; exit 1; }
-        compared=$((compared + 1))
-      done
+      for n in $threads; do same climatology "$ranks" "$rows" "$n"; done
     done
   done
+  train regression
+  same regression 2 1 2
+  same regression 4 2 1
   cd ..
 done
 echo "$compared process grids and thread counts: the same bytes"

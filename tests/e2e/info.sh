@@ -36,6 +36,7 @@ for n in 1 3; do
   expect "checkpoint on $n" '^digest +sha256:[0-9a-f]{64}$' "$said"
   expect "checkpoint on $n" '^step +1234567890123$' "$said"
   expect "checkpoint on $n" '^network +32 parameters' "$said"
+  expect "checkpoint on $n" '^base +climatology$' "$said"
   expect "checkpoint on $n" '^configuration sha256:[0-9a-f]{64}$' "$said"
 
   said=$(ranks $n "$PLUVIA" info archive.nc)

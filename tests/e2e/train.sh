@@ -56,5 +56,9 @@ run 2 train deck.yaml 'model.channels=[16, 16, 32]' train.from=straight/checkpoi
   >/dev/null 2>err || status=$?
 [ "$status" -eq 3 ] && [ "$(grep -c 'pluvia: ' err)" -eq 1 ] && grep -q 'another model' err || { echo "status $status"; cat err; exit 1; }
 status=0
+run 2 train deck.yaml model.base=regression train.from=straight/checkpoint_00000006.h5 train.output=other \
+  >/dev/null 2>err || status=$?
+[ "$status" -eq 3 ] && grep -q 'another base' err || { echo "status $status"; cat err; exit 1; }
+status=0
 run 2 forecast deck.yaml train.output=straight 'target.leads_hours=[6, 18]' >/dev/null 2>err || status=$?
 [ "$status" -eq 2 ] && grep -q 'trained with' err || { echo "status $status"; cat err; exit 1; }

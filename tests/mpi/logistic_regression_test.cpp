@@ -1,4 +1,4 @@
-#include "pluvia/verify/logistic_regression.hpp"
+#include "pluvia/model/logistic_regression.hpp"
 
 #include <cmath>
 #include <random>

@@ -1,14 +1,16 @@
-// Reference forecasts and the climatology from archives made here.
+// Reference forecasts, the climatology and the base of a network from archives made here.
 #include "pluvia/verify/references.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include <gtest/gtest.h>
 
 #include "pluvia/core/random.hpp"
+#include "pluvia/data/box_mean.hpp"
 #include "pluvia/io/cf_grid.hpp"
 #include "pluvia/io/netcdf.hpp"
-#include "pluvia/verify/box_mean.hpp"
+#include "pluvia/model/forecast_model.hpp"
 #include "scratch.hpp"
 
 using namespace pluvia;
@@ -46,7 +48,7 @@ protected:
   test::ScratchFolder folder{world};
   Rect domain{0, ny, 0, nx};
   ArchiveIndex index;
-  ReferenceRules rules{{"rain", false, 6 * hour}, thresholds, "tb", {}};
+  RecentWeatherRule rules{{"rain", false, 6 * hour}, thresholds, "tb", {}};
 
   void SetUp() override {
     Grid grid;
@@ -98,10 +100,17 @@ TEST(BoxMean, AveragesWhatIsKnown) {
   EXPECT_EQ(box_mean(field, {0, 3, 0, 3}, {2, 3, 0, 1}, 3)[0], 4.0F);
 }
 
-TEST(References, TakeTheColdestBrightnessTemperature) {
-  EXPECT_EQ(brightness_predictor({"tb_mean", "tb_min", "rain"}, "rain"), "tb_min");
-  EXPECT_EQ(brightness_predictor({"rain", "tb_window", "tb_vapour"}, "rain"), "tb_window");
-  EXPECT_EQ(brightness_predictor({"rain"}, "rain"), "");
+TEST(RecentWeather, TakesTheColdestBrightnessTemperature) {
+  const auto brightness = [](const std::vector<std::string>& predictors) {
+    Settings settings;
+    settings.data.predictors = predictors;
+    settings.data.target = "rain";
+    return recent_weather_rule(settings).brightness;
+  };
+  EXPECT_EQ(brightness({"tb_mean", "tb_min", "rain"}), "tb_min");
+  EXPECT_EQ(brightness({"tb_min", "tb_mean", "rain"}), "tb_min");
+  EXPECT_EQ(brightness({"rain", "tb_window", "tb_vapour"}), "tb_window");
+  EXPECT_EQ(brightness({"rain"}), "");
 }
 
 TEST_F(Archived, ClimatologyCountsTheWindowsOfTheArchive) {
@@ -128,16 +137,16 @@ TEST_F(Archived, ClimatologyCountsTheWindowsOfTheArchive) {
 
 TEST_F(Archived, InputsHaveTheSameBitsOnEveryTile) {
   ArchiveReader mine = reader(tile()), all = reader(domain);
-  const ReferenceInputs part = reference_inputs(mine, rules, tile(), start + 80 * hour),
-                        whole = reference_inputs(all, rules, domain, start + 80 * hour);
+  const RecentWeather part = recent_weather(mine, rules, tile(), start + 80 * hour),
+                      whole = recent_weather(all, rules, domain, start + 80 * hour);
   std::size_t cell = 0;
   for (Index y = tile().y0; y < tile().y1; ++y)
     for (Index x = tile().x0; x < tile().x1; ++x, ++cell) {
       const auto other = static_cast<std::size_t>(y * nx + x);
       ASSERT_EQ(part.persisted[cell], whole.persisted[other]);
-      for (std::size_t j = 0; j < ReferenceInputs::count; ++j) {
-        const float a = part.predictors[cell * ReferenceInputs::count + j],
-                    b = whole.predictors[other * ReferenceInputs::count + j];
+      for (std::size_t j = 0; j < RecentWeather::count; ++j) {
+        const float a = part.predictors[cell * RecentWeather::count + j],
+                    b = whole.predictors[other * RecentWeather::count + j];
         ASSERT_TRUE(a == b || (std::isnan(a) && std::isnan(b)));
       }
     }
@@ -145,12 +154,12 @@ TEST_F(Archived, InputsHaveTheSameBitsOnEveryTile) {
 
 TEST_F(Archived, NothingThatHasNotArrivedIsUsed) {
   ArchiveReader all = reader(domain);
-  ReferenceRules late = rules;
+  RecentWeatherRule late = rules;
   late.latency_minutes = {{"tb", 90}, {"rain", 240}}; // two and four frames
   const Time init = start + 80 * hour;
-  const ReferenceInputs got = reference_inputs(all, late, domain, init),
-                        tb = reference_inputs(all, rules, domain, init - 2 * hour),
-                        wet = reference_inputs(all, rules, domain, init - 4 * hour);
+  const RecentWeather got = recent_weather(all, late, domain, init),
+                      tb = recent_weather(all, rules, domain, init - 2 * hour),
+                      wet = recent_weather(all, rules, domain, init - 4 * hour);
   EXPECT_EQ(got.persisted, wet.persisted);
   for (std::size_t cell = 0; cell < static_cast<std::size_t>(domain.cells()); ++cell) {
     EXPECT_EQ(got.predictors[cell * 7 + 1], tb.predictors[cell * 7 + 1]);
@@ -158,8 +167,8 @@ TEST_F(Archived, NothingThatHasNotArrivedIsUsed) {
     EXPECT_EQ(got.predictors[cell * 7 + 5], wet.predictors[cell * 7 + 5]);
   }
   // A missing frame is unknown, and so is the change since it.
-  EXPECT_TRUE(std::isnan(reference_inputs(all, rules, domain, start + 50 * hour).predictors[1]));
-  EXPECT_TRUE(std::isnan(reference_inputs(all, rules, domain, start + 53 * hour).predictors[6]));
+  EXPECT_TRUE(std::isnan(recent_weather(all, rules, domain, start + 50 * hour).predictors[1]));
+  EXPECT_TRUE(std::isnan(recent_weather(all, rules, domain, start + 53 * hour).predictors[6]));
 }
 
 TEST_F(Archived, LearnsThatColdIsFollowedByRain) {
@@ -182,7 +191,7 @@ TEST_F(Archived, LearnsThatColdIsFollowedByRain) {
     if (t == 50) continue;
     const Time init = start + t * hour;
     const auto observed = accumulate(all, rules.rain, init + 6 * hour);
-    const auto p = whole.forecast(0, reference_inputs(all, rules, domain, init),
+    const auto p = whole.forecast(0, recent_weather(all, rules, domain, init),
                                   exceedance(climatology.probabilities_without(init + 6 * hour), 3));
     ASSERT_EQ(p.size(), References::names().size());
     for (std::size_t cell = 0; cell < observed.size(); ++cell) {
@@ -197,4 +206,96 @@ TEST_F(Archived, LearnsThatColdIsFollowedByRain) {
   EXPECT_GT(cells, 50000);
   EXPECT_LT(brier[3], 0.8 * brier[0]) << "the regression beats climatology";
   EXPECT_LT(brier[2], brier[1]) << "calibration improves persistence";
+}
+
+TEST_F(Archived, AnUntrainedNetworkForecastsTheRegressionItStartsFrom) {
+  Settings settings;
+  settings.data.predictors = {"tb", "rain"};
+  settings.data.target = "rain";
+  settings.target.leads_hours = {6, 12};
+  settings.target.thresholds_mm = thresholds;
+  settings.model.history = 2;
+  settings.model.channels = {16, 16};
+  settings.model.attention.levels = {-1};
+  settings.model.base = "regression";
+  const SampleRule rule = make_sample_rule(settings);
+  Decomposition tiles(world, layout(settings, index.grid, world.size()));
+  const Rect part = tiles.tile(0);
+  const Time from = start, to = start + 96 * hour, init = start + 100 * hour;
+
+  // The base of a tile, and of the whole domain on one rank.
+  const auto base_of = [&](const Communicator& comm, const Rect& of) {
+    ArchiveReader around = reader(of);
+    const Climatology climatology = count(comm, of);
+    const std::vector<float> area(static_cast<std::size_t>(of.cells()), 1.0F);
+    const auto regressions =
+        fit_pooled_regression(comm, pooled_rows(comm, Log(Log::Voice::silent), around, rules, climatology,
+                                                settings.target.leads_hours, area, from, to));
+    ArchiveReader near(index, RecentWeather::grown(of, domain), plenty);
+    const RecentWeather weather = recent_weather(near, recent_weather_rule(settings), of, init);
+    std::vector<std::vector<float>> pi, expected;
+    for (std::size_t lead = 0; lead < 2; ++lead) {
+      pi.push_back(climatology.probabilities(init + rule.leads[lead]));
+      expected.push_back(predict(regressions[lead], weather.predictors, exceedance(pi[lead], 3)));
+    }
+    return std::pair{regression_base(regressions, weather, pi), expected};
+  };
+  const auto [base, expected] = base_of(world, part);
+  const auto [whole, whole_expected] = base_of(self, domain);
+  for (std::size_t lead = 0; lead < 2; ++lead)
+    for (Index y = part.y0; y < part.y1; ++y)
+      for (Index x = part.x0; x < part.x1; ++x)
+        for (Index k = 0; k < 3; ++k)
+          ASSERT_EQ(
+              base[lead][static_cast<std::size_t>(((y - part.y0) * part.width() + x - part.x0) * 3 + k)],
+              whole[lead][static_cast<std::size_t>((y * nx + x) * 3 + k)]);
+  const auto [least, most] = std::ranges::minmax_element(whole_expected[0]);
+  EXPECT_GT(*most - *least, 0.5F) << "or this test sees no more than a climatology";
+
+  StUnet network = make_network(settings);
+  Sampler sampler(index, rule, part, plenty);
+  SampleInput input = sampler.input(init, sampler.measure(world, from, to), base, network.input_margin());
+  for (std::size_t lead = 0; lead < 2; ++lead) {
+    const float dry = std::clamp(base[lead][0], 1e-3F, 0.999F);
+    EXPECT_EQ(input.features.cell(0, 0, 0, 0)[2 * 2 + 7 + lead], 0.5F * std::log((1 - dry) / dry));
+  }
+  Tape tape(Tape::Mode::forget);
+  const std::vector<float> p =
+      exceedance_fields(predict(network, tape, tiles, std::move(input), base, 3)->value);
+  const auto cells = static_cast<std::size_t>(part.cells());
+  for (std::size_t lead = 0; lead < 2; ++lead)
+    for (std::size_t i = 0; i < 2 * cells; ++i)
+      ASSERT_NEAR(p[lead * 2 * cells + i], expected[lead][i], 4e-5) << "but for the floor of a class";
+}
+
+TEST(RegressionBase, HoldsTheRegressionsClassesNoneOfThemImpossible) {
+  LogisticRegression identity; // all coefficients zero: the climatology
+  identity.predictors.resize(RecentWeather::count);
+  identity.log_odds.resize(2);
+  identity.coefficients.assign(2, std::vector<double>(RecentWeather::count + 2, 0.0));
+  const RecentWeather weather{{0, 0}, std::vector<float>(2 * RecentWeather::count, 0.0F)};
+  const std::vector<float> climatology{0.5F, 0.3F, 0.2F, 1, 0, 0};
+  const std::vector<float> base = regression_base({identity}, weather, {climatology}).at(0);
+  for (std::size_t k = 0; k < 3; ++k) EXPECT_NEAR(base[k], climatology[k], 1e-6);
+  EXPECT_NEAR(base[3] + base[4] + base[5], 1, 1e-6);
+  for (std::size_t k = 4; k < 6; ++k) EXPECT_NEAR(base[k], 1e-5, 1e-8);
+}
+
+TEST(RegressionBase, IsStoredToTheLastBit) {
+  LogisticRegression r;
+  for (int j = 0; j < RecentWeather::count; ++j) r.predictors.push_back({1.0 / (j + 3), std::exp(j)});
+  r.log_odds = {{-2.1, 1 / 7.0}};
+  r.coefficients.emplace_back();
+  for (int j = 0; j < RecentWeather::count + 2; ++j) r.coefficients[0].push_back(std::sin(j) * 1e-3);
+  const auto read = regressions_from_json(to_json(std::vector{r, r}), 2, 1);
+  ASSERT_EQ(read.size(), 2U);
+  EXPECT_EQ(read[1].coefficients, r.coefficients);
+  EXPECT_EQ(read[1].log_odds[0].scale, r.log_odds[0].scale);
+  for (std::size_t j = 0; j < r.predictors.size(); ++j) {
+    EXPECT_EQ(read[1].predictors[j].mean, r.predictors[j].mean);
+    EXPECT_EQ(read[1].predictors[j].scale, r.predictors[j].scale);
+  }
+  for (const auto& [text, leads] : {std::pair{to_json(std::vector{r}), 2U}, std::pair{std::string(), 1U},
+                                    std::pair{std::string("[{}]"), 1U}})
+    EXPECT_EQ(test::failure_of([&] { regressions_from_json(text, leads, 1); }).code, ExitCode::data) << text;
 }

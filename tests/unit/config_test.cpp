@@ -60,7 +60,18 @@ forecast: {write_logits: true, checkpoint: }
   EXPECT_EQ(s.model.attention.form, "windowed");
   EXPECT_EQ(s.train.learning_rate, 3e-4);
   EXPECT_TRUE(s.forecast.write_logits);
+  EXPECT_TRUE(s.forecast.checkpoint.empty());
   EXPECT_EQ(s.train.batch, Settings{}.train.batch);
+}
+
+TEST(Config, AListOfTextsMayBeOneTextOrNone) {
+  using Texts = std::vector<std::string>;
+  EXPECT_EQ(read("forecast: {checkpoint: a.h5}").forecast.checkpoint, Texts{"a.h5"});
+  EXPECT_EQ(read("forecast: {checkpoint: [a.h5, b.h5]}").forecast.checkpoint, (Texts{"a.h5", "b.h5"}));
+  EXPECT_EQ(read("", {"forecast.checkpoint=[a.h5, b.h5]"}).forecast.checkpoint, (Texts{"a.h5", "b.h5"}));
+  for (const char* none : {"''", "[]", "", "~"})
+    EXPECT_EQ(read("forecast:\n  checkpoint: " + std::string(none)).forecast.checkpoint, Texts{}) << none;
+  EXPECT_EQ(read("forecast: {checkpoint: a.h5}", {"forecast.checkpoint="}).forecast.checkpoint, Texts{});
 }
 
 TEST(Config, OverridesReplaceTheFileInOrder) {
@@ -148,6 +159,7 @@ TEST(Config, ValuesOutOfRangeNameRangeAndUnit) {
   EXPECT_SAYS(refusal("", {"data.latency_minutes.tb=-1"}), "at least 0 min expected");
   EXPECT_SAYS(refusal("train: {learning_rate: 0}"), "above 0");
   EXPECT_SAYS(refusal("data: {precip_label: middle}"), "start | end expected");
+  EXPECT_SAYS(refusal("model: {base: persistence}"), "climatology | regression expected");
   EXPECT_SAYS(refusal("model: {channels: [16, 24]}"), "multiples of 16");
   EXPECT_SAYS(refusal("model: {channels: []}"), "not empty");
   EXPECT_SAYS(refusal("target: {leads_hours: [12, 6]}"), "ascending");
@@ -165,6 +177,9 @@ TEST(Config, KeysThatContradictEachOtherAreRefused) {
   EXPECT_EQ(refusal("data: {train: {from: 2020-01-02, to: 2020-01-02T12:00Z}}"), "");
   EXPECT_SAYS(refusal("target: {leads_hours: [3, 6], window_hours: 6}"), "deck.yaml:1");
   EXPECT_SAYS(refusal("", {"target.leads_hours=3"}), "on the command line");
+  EXPECT_SAYS(refusal("model: {base: regression}\ndata: {target: rain, predictors: [tb]}"),
+              "model.base: regression needs past rain (deck.yaml:2: data.predictors must name data.target)");
+  EXPECT_EQ(refusal("model: {base: regression}\ndata: {target: rain, predictors: [tb, rain]}"), "");
   EXPECT_SAYS(refusal("model: {channels: [16]}"), "names level -2");
   EXPECT_SAYS(refusal("model: {attention: {levels: [2, -1]}}"), "twice");
   EXPECT_EQ(refusal("model: {channels: [16], attention: {levels: [0]}}"), "");

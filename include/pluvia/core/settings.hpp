@@ -54,6 +54,7 @@ struct ModelSettings {
   AttentionSettings attention;
   std::int64_t skip_radius = 0;    ///< cells around a cell that a lead-time query looks at
   std::string head_init = "zero";  ///< zero | random
+  std::string base = "climatology"; ///< climatology | regression: what the logits start from
   bool operator==(const ModelSettings&) const = default;
 };
 
@@ -82,7 +83,7 @@ struct TrainSettings {
 };
 
 struct ForecastSettings {
-  std::string checkpoint; ///< empty = the best one in train.output
+  std::vector<std::string> checkpoint; ///< several = their mean; empty = the best one in train.output
   std::string init;       ///< TIME | T1,T2,... | T1/T2/PT6H | latest; empty = the whole test range
   std::string output = "forecasts";
   bool write_logits = false;

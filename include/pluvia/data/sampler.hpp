@@ -24,7 +24,7 @@ struct SampleRule {
 
   int classes() const { return static_cast<int>(thresholds_mm.size()) + 1; }
   /// Input channels: predictors, their validity, cos(solar zenith), day of year (2), position (4), and the
-  /// climatological log-odds of the lowest threshold per lead.
+  /// base's log-odds of the lowest threshold per lead.
   Index channels() const { return static_cast<Index>(2 * predictors.size() + 7 + leads.size()); }
 };
 /// Throws a usage Error when times do not fit together or names are missing.
@@ -63,10 +63,10 @@ public:
   /// on any number of ranks. Collective. Throws a data Error when a predictor has no valid cell at all.
   Normalisation measure(const Communicator& comm, Time from, Time to);
 
-  /// Features of the forecast that starts at `init`, given the class probabilities pi of each lead's window
-  /// ([height x width x classes]), with the margins that the network wants.
+  /// Features of the forecast that starts at `init`, given the class probabilities of each lead's window that
+  /// the network corrects ([height x width x classes]), with the margins that it wants.
   SampleInput input(Time init, const Normalisation& normalisation,
-                    const std::vector<std::vector<float>>& climatology, Margin margin);
+                    const std::vector<std::vector<float>>& base, Margin margin);
 
   /// Classes of the rain in (init + lead - window, init + lead], [height x width]; -1 where unknown.
   std::vector<std::int8_t> observed(Time end);
@@ -80,7 +80,7 @@ private:
   std::vector<float> position_; ///< [height x width x 4]
 };
 
-/// log pi of each lead as the network's base: [1, leads, Y, X, classes].
-Tensor log_base(const std::vector<std::vector<float>>& climatology, const Rect& tile, int classes);
+/// Logarithms of the class probabilities of each lead: [1, leads, Y, X, classes].
+Tensor log_base(const std::vector<std::vector<float>>& base, const Rect& tile, int classes);
 
 } // namespace pluvia

@@ -16,6 +16,8 @@ std::vector<Time> requested_times(const Settings& settings, const ArchiveIndex& 
 
 /// Writes one probability file per initial time from a trained model, each complete or not there at all.
 /// Thresholds, leads, predictors and network come from the checkpoint; settings that say otherwise are refused.
+/// Of several checkpoints, which must agree in target and frames and whose first the settings must match, the
+/// calibrated probabilities are averaged.
 /// Returns the paths written. Collective over `world`; the bits of the data do not depend on the ranks.
 std::vector<std::string> run_forecasts(const Communicator& world, const Settings& settings, const Log& log);
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -14,13 +15,17 @@ namespace pluvia {
 /// Throws a usage Error when the ranks do not fit.
 Tiling layout(const Settings& settings, const Grid& grid, int ranks);
 
+/// What each reader of an archive may keep decoded, so that all readers of a rank stay below data.cache_mib:
+/// the samples' own and, where the base is a regression, that of the surroundings of the tile.
+std::size_t reader_cache_bytes(const Settings& settings, bool regression);
+
 /// The network that the settings describe, freshly initialised from train.seed.
 StUnet make_network(const Settings& settings);
 
-/// Logits of one forecast: [1, leads, Y, X, classes]. `climatology` holds pi of each lead's window.
-/// Collective over tiles.comm().
+/// Logits of one forecast: [1, leads, Y, X, classes]. `base` holds the class probabilities of each lead's
+/// window that they start from, the same as the input was made with. Collective over tiles.comm().
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
-            const std::vector<std::vector<float>>& climatology, int classes);
+            const std::vector<std::vector<float>>& base, int classes);
 
 /// P(amount >= threshold) of every lead: [leads x thresholds x height x width], from logits. Local.
 std::vector<float> exceedance_fields(const Tensor& logits);

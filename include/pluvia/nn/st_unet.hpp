@@ -28,8 +28,8 @@ public:
   ParameterSet& parameters() { return parameters_; }
   /// The margins that forward() wants around its input.
   Margin input_margin() const;
-  /// input [B, T, Y, X, inputs] -> f [B, leads, Y, X, K + 1] with logits = base + f; base (log pi, the
-  /// climatological class probabilities) has the shape of the logits. Tiles of level 0.
+  /// input [B, T, Y, X, inputs] -> f [B, leads, Y, X, K + 1] with logits = base + f; base (the logarithms of
+  /// class probabilities) has the shape of the logits. Tiles of level 0, also of a tiling with more levels.
   /// Collective over tiles.comm().
   Var forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base);
 

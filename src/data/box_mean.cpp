@@ -1,4 +1,4 @@
-#include "pluvia/verify/box_mean.hpp"
+#include "pluvia/data/box_mean.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "pluvia/verify/logistic_regression.hpp"
+#include "pluvia/model/logistic_regression.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -170,13 +170,15 @@ std::vector<float> predict(const LogisticRegression& regression, std::span<const
   std::vector<float> out(climatology.size());
 #pragma omp parallel for schedule(static)
   for (std::size_t cell = 0; cell < cells; ++cell) {
+    std::vector<double> z(count);
+    for (std::size_t j = 0; j < count; ++j)
+      z[j] = standardised(predictors[cell * count + j], regression.predictors[j]);
     float below = 1;
     for (std::size_t k = 0; k < thresholds; ++k) {
       const std::vector<double>& b = regression.coefficients[k];
       const double climate = log_odds(climatology[k * cells + cell]);
       double eta = climate + b[0] + b[1] * standardised(climate, regression.log_odds[k]);
-      for (std::size_t j = 0; j < count; ++j)
-        eta += b[2 + j] * standardised(predictors[cell * count + j], regression.predictors[j]);
+      for (std::size_t j = 0; j < count; ++j) eta += b[2 + j] * z[j];
       below = std::min(below, static_cast<float>(1 / (1 + std::exp(-eta))));
       out[k * cells + cell] = below;
     }
