@@ -256,7 +256,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       if (member.calibration) {
         const std::size_t size = probability.size() / rule.leads.size();
         for (std::size_t lead = 0; lead < rule.leads.size(); ++lead)
-          calibrate(*member.calibration, static_cast<int>(lead), exceedance(pi[lead], rule.classes()),
+          calibrate(*member.calibration, static_cast<int>(lead), exceedance(base[lead], rule.classes()),
                     std::span(probability).subspan(lead * size, size));
       }
       if (settings.forecast.write_logits) product.logits = classes_outermost(logits->value);

@@ -24,9 +24,9 @@ std::size_t at(int lead, int threshold, int thresholds) {
          static_cast<std::size_t>(threshold);
 }
 
-float shrink(float a, float climatology, float probability) {
+float shrink(float a, float base, float probability) {
   // Written so that a = 1 gives the probability itself, to the bit.
-  return a * probability + (1.0F - a) * climatology;
+  return a * probability + (1.0F - a) * base;
 }
 
 float map_through(const Calibration::Curve& curve, float p) {
@@ -56,11 +56,11 @@ void ShrinkageSums::add(int lead, std::int64_t block, const LabelledForecast& f)
     for (std::size_t cell = 0; cell < cells; ++cell) {
       const double p = f.probability[static_cast<std::size_t>(k) * cells + cell];
       if (f.observed[cell] < 0 || std::isnan(p)) continue;
-      const double climatology = f.climatology[static_cast<std::size_t>(k) * cells + cell];
-      const double o = f.observed[cell] > k ? 1 : 0, d = p - climatology;
-      sums.cross.add(f.area[cell] * d * (o - climatology));
+      const double base = f.base[static_cast<std::size_t>(k) * cells + cell];
+      const double o = f.observed[cell] > k ? 1 : 0, d = p - base;
+      sums.cross.add(f.area[cell] * d * (o - base));
       sums.square.add(f.area[cell] * d * d);
-      sums.reference.add(f.area[cell] * (o - climatology) * (o - climatology));
+      sums.reference.add(f.area[cell] * (o - base) * (o - base));
     }
     Sums& to = block_sums[at(lead, k, thresholds_)];
     for (auto [into, from] : {std::pair{&to.cross, &sums.cross}, std::pair{&to.square, &sums.square},
@@ -101,13 +101,13 @@ void ReliabilityCounts::add(const Calibration& shrinkage, int lead, std::int64_t
     for (std::size_t cell = 0; cell < cells; ++cell) {
       const std::size_t j = static_cast<std::size_t>(k) * cells + cell;
       if (f.observed[cell] < 0 || std::isnan(f.probability[j])) continue;
-      const float p = shrink(a, f.climatology[j], f.probability[j]);
+      const float p = shrink(a, f.base[j], f.probability[j]);
       const bool event = f.observed[cell] > k;
       Bin& bin = row[bin_of(p)];
       bin.weight.add(f.area[cell]);
       bin.probability.add(static_cast<double>(f.area[cell]) * p);
       if (event) bin.events.add(f.area[cell]), ++events_[i];
-      const double miss = static_cast<double>(f.climatology[j]) - (event ? 1 : 0);
+      const double miss = static_cast<double>(f.base[j]) - (event ? 1 : 0);
       reference_[i].add(f.area[cell] * miss * miss);
     }
     reference_[i].carry();
@@ -286,7 +286,7 @@ void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts) {
   }
 }
 
-void calibrate(const Calibration& calibration, int lead, std::span<const float> climatology,
+void calibrate(const Calibration& calibration, int lead, std::span<const float> base,
                std::span<float> probability) {
   const std::size_t cells = probability.size() / static_cast<std::size_t>(calibration.thresholds);
   for (int k = 0; k < calibration.thresholds; ++k) {
@@ -295,7 +295,7 @@ void calibrate(const Calibration& calibration, int lead, std::span<const float> 
     for (std::size_t cell = 0; cell < cells; ++cell) {
       float& p = probability[first + cell];
       if (std::isnan(p)) continue;
-      p = map_through(calibration.curves[i], shrink(calibration.shrinkage[i], climatology[first + cell], p));
+      p = map_through(calibration.curves[i], shrink(calibration.shrinkage[i], base[first + cell], p));
       if (k > 0) p = std::min(p, probability[first - cells + cell]);
     }
   }

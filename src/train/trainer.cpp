@@ -299,7 +299,7 @@ void Training::calibrate_best() {
   struct Forecast {
     int lead;
     std::int64_t block; ///< six hours in which the window ends
-    std::vector<float> climatology, probability;
+    std::vector<float> base, probability;
     std::vector<std::int8_t> observed;
   };
   // At most this many initial times, evenly taken: their probabilities are kept for the second pass.
@@ -321,7 +321,7 @@ void Training::calibrate_best() {
       if (s.observed[l].empty()) continue;
       forecasts.push_back({lead,
                            (init + rule_.leads[l]) / (6 * 3600),
-                           exceedance(s.climatology[l], rule_.classes()),
+                           exceedance(s.base[l], rule_.classes()),
                            {p.begin() + static_cast<std::ptrdiff_t>(l * size),
                             p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
                            s.observed[l]});
@@ -329,13 +329,12 @@ void Training::calibrate_best() {
     progress.update(static_cast<std::int64_t>(i) + 1);
   }
   ShrinkageSums sums(leads, thresholds);
-  for (const Forecast& f : forecasts)
-    sums.add(f.lead, f.block, {f.climatology, f.probability, f.observed, area});
+  for (const Forecast& f : forecasts) sums.add(f.lead, f.block, {f.base, f.probability, f.observed, area});
   sums.reduce(world_);
   Calibration calibration = fit_shrinkage(sums);
   ReliabilityCounts counts(leads, thresholds);
   for (const Forecast& f : forecasts)
-    counts.add(calibration, f.lead, f.block, {f.climatology, f.probability, f.observed, area});
+    counts.add(calibration, f.lead, f.block, {f.base, f.probability, f.observed, area});
   counts.reduce(world_);
   fit_isotonic(calibration, counts);
   calibration_ = to_json(calibration);

@@ -23,14 +23,14 @@ namespace pluvia {
 // A short validation range proves little: cells and neighbouring windows rain together, and one day says
 // hardly anything about the next. So what either stage changes is trusted as far as its gain in Brier skill g
 // stands out of the noise s that the range leaves in it, by the factor g^2 / (g^2 + s^2) (James & Stein
-// 1961): with few days a doubtful lead stays near climatology and a doubtful curve near the identity; with
+// 1961): with few days a doubtful lead stays near its base and a doubtful curve near the identity; with
 // many days the factor is 1. s^2 = 0.07^2 / days + the jackknife variance over blocks of 6 hours; 0.07 is the
 // spread of the Brier skill score from day to day, as measured on a week of real forecasts.
 
 /// One lead time of one forecast on some cells. Probabilities are P(amount >= threshold) as
 /// [thresholds x cells], 0..1; cells with class -1 (no observation) or NaN probabilities are left out.
 struct LabelledForecast {
-  std::span<const float> climatology;
+  std::span<const float> base; ///< what the network starts from: the climatology, or the pooled regression
   std::span<const float> probability;
   std::span<const std::int8_t> observed; ///< class of each cell: k thresholds are reached
   std::span<const float> area;           ///< relative area of each cell
@@ -48,7 +48,7 @@ struct Calibration {
   std::vector<Curve> curves;    ///< [leads x thresholds]
 };
 
-/// Sums for a = argmin sum w (clim + a (p - clim) - o)^2 = sum w (p - clim)(o - clim) / sum w (p - clim)^2.
+/// Sums for a = argmin sum w (base + a (p - base) - o)^2 = sum w (p - base)(o - base) / sum w (p - base)^2.
 class ShrinkageSums {
 public:
   ShrinkageSums(int leads, int thresholds);
@@ -60,7 +60,7 @@ public:
 private:
   friend Calibration fit_shrinkage(const ShrinkageSums& sums);
   struct Sums {
-    FixedSum cross, square, reference; // reference: the squared error of climatology
+    FixedSum cross, square, reference; // reference: the squared error of the base
   };
   int leads_, thresholds_;
   std::map<std::int64_t, std::vector<Sums>> blocks_; // [leads x thresholds] each
@@ -83,13 +83,13 @@ private:
     FixedSum weight, events, probability; // area, area of events, area times probability
   };
   int leads_, thresholds_;
-  std::vector<FixedSum> reference_;                 // [leads x thresholds], squared error of climatology
+  std::vector<FixedSum> reference_;                 // [leads x thresholds], squared error of the base
   std::vector<std::int64_t> events_;                // [leads x thresholds], cells
   std::map<std::int64_t, std::vector<Bin>> blocks_; // [leads x thresholds x bins] each
 };
 
-/// p = clim + a (p - clim) with a in [0, 1] by least squares (Brier score) per lead and threshold, times how
-/// far its gain can be trusted; a = 1 where forecasts equal their climatology.
+/// p = base + a (p - base) with a in [0, 1] by least squares (Brier score) per lead and threshold, times how
+/// far its gain can be trusted; a = 1 where forecasts equal their base.
 Calibration fit_shrinkage(const ShrinkageSums& sums);
 
 /// Adds isotonic regression (pool adjacent violators; Ayer et al. 1955; as reliability estimate: Dimitriadis
@@ -100,7 +100,7 @@ void fit_isotonic(Calibration& calibration, const ReliabilityCounts& counts);
 
 /// Calibrates one lead of a forecast in place: [thresholds x cells], shrinkage, curve, then
 /// p_k = min(p_k, p_(k-1)). NaN stays NaN. Local; each cell by itself.
-void calibrate(const Calibration& calibration, int lead, std::span<const float> climatology,
+void calibrate(const Calibration& calibration, int lead, std::span<const float> base,
                std::span<float> probability);
 
 /// Pool adjacent violators: the non-decreasing sequence nearest to `values` in the weighted square sum.
