@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# labels: bits
 # Raw logits, probabilities and everything else in a forecast file are the same bytes on 1, 2, 3, 4, 5, 6 and 8 ranks,
 # on every rows x cols, with 1 and 2 threads: shown with a randomly initialised head, whose logits vary. The same with
 # the regression as base, whose box means look beyond the tile, on a few process grids.
