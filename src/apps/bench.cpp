@@ -16,8 +16,10 @@
 #include "commands.hpp"
 #include "pluvia/bench/ceilings.hpp"
 #include "pluvia/bench/network_timing.hpp"
+#include "pluvia/io/durable.hpp"
 #include "pluvia/io/time.hpp"
 #include "pluvia/nn/footprint.hpp"
+#include "pluvia/ops/conv3d.hpp"
 #include "pluvia/train/precision.hpp"
 
 namespace pluvia::commands {
@@ -60,11 +62,12 @@ double total(const Communicator& comm, double value) {
   return value;
 }
 
-/// Convolutions and linear layers are the model's own arithmetic; what is computed twice to save memory
-/// counts once.
+/// Convolutions and linear layers are the model's own arithmetic.
 bool is_own(const Profile::Row& row) {
   return row.name == "conv3d" || row.name == "linear";
 }
+
+/// Of all ranks; what is computed twice to save memory counts once.
 struct Arithmetic {
   double forward = 0, step = 0;
 };
@@ -168,6 +171,11 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     if (ranks > world.size())
       fail(ExitCode::usage, fmt::format("bench.ranks holds {}", ranks),
            fmt::format("the program runs on {} ranks", world.size()), "Start it on more ranks.");
+  together(world, [&] { // before minutes of work
+    if (world.rank() != 0) return;
+    prepare_part(s.bench.output, s.bench.output + ".part");
+    std::filesystem::remove(s.bench.output + ".part");
+  });
   const int rounds = static_cast<int>(s.bench.rounds), threads = omp_get_max_threads();
   const Precision precision = agree_precision(world, s.train.precision);
   NetworkTiming network(world, s, precision, s.bench.ny, s.bench.nx);
@@ -191,7 +199,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
 
   std::vector<StepPhases> phases;
   std::vector<Contender> contenders{convolution_ceiling(world, Precision::f32)};
-  if (has_fast_bf16()) contenders.push_back(convolution_ceiling(world, Precision::bf16));
+  if (has_native_bf16()) contenders.push_back(convolution_ceiling(world, Precision::bf16));
   const std::size_t machine = contenders.size() + 1;
   contenders.push_back(memory_ceiling(world));
   contenders.push_back({fmt::format("training step {}", name_of(precision)),
@@ -203,17 +211,15 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   progress.update(2, "step and forecast timed");
 
   const double ceiling = contenders[0].amount / timings[0].median();
-  Json json{{"program", "pluvia " PLUVIA_VERSION},
-            {"date", format_time(static_cast<Time>(std::time(nullptr)))},
-            {"machine",
-             {{"processor", processor()},
-              {"cores_online", std::filesystem::exists("/proc/cpuinfo") ? omp_get_num_procs() : 0},
-              {"load_average_1_min", load}}},
-            {"ranks", world.size()},
-            {"threads_per_rank", threads},
-            {"grid_ny_nx", {s.bench.ny, s.bench.nx}},
-            {"parameters", network.parameters()},
-            {"flop", {{"forward", flop.forward / rounds}, {"step", flop.step / rounds}}}};
+  Json json{
+      {"program", "pluvia " PLUVIA_VERSION},
+      {"date", format_time(static_cast<Time>(std::time(nullptr)))},
+      {"machine", {{"processor", processor()}, {"cores", omp_get_num_procs()}, {"load_average_1_min", load}}},
+      {"ranks", world.size()},
+      {"threads_per_rank", threads},
+      {"grid_ny_nx", {s.bench.ny, s.bench.nx}},
+      {"parameters", network.parameters()},
+      {"flop", {{"forward", flop.forward / rounds}, {"step", flop.step / rounds}}}};
 
   std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
                                 processor(), world.size(), threads, load);
@@ -279,12 +285,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
 
   together(world, [&] {
     if (world.rank() != 0) return;
-    std::ofstream file(s.bench.output);
-    file << json.dump(1) << "\n";
-    file.close();
-    if (!file)
-      fail(ExitCode::failed, fmt::format("Cannot write {}", s.bench.output), "the file system refused it",
-           "Check bench.output.");
+    write_whole(s.bench.output, json.dump(1) + "\n");
   });
   if (log.voice() != Log::Voice::silent) std::fputs(out.c_str(), stdout);
   log.info("results in " + s.bench.output);

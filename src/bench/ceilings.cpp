@@ -12,10 +12,6 @@
 
 namespace pluvia {
 
-bool has_fast_bf16() {
-  return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16;
-}
-
 Contender convolution_ceiling(const Communicator& comm, Precision precision) {
   using dnnl::memory;
   constexpr std::int64_t frames = 8, edge = 32, channels = 64;

@@ -105,7 +105,7 @@ void declare(TrainSettings& s, const Declare& key) {
   key("train.precision", &s.precision, "", {.words = {"auto", "f32", "bf16"}},
       "of products in training; auto = bf16 where all processors multiply matrices of it, else f32");
   key("train.keep", &s.keep, "", {.words = {"everything", "blocks"}},
-      "activations kept for the backward pass; blocks = less than half the memory, a third more time");
+      "activations kept for the backward pass; blocks = about half the memory, a fifth more time");
   key("train.seed", &s.seed, "", {.low = 0}, "of initial weights and sample order");
   key("train.output", &s.output, "", {.not_empty = true}, "run folder: checkpoints, log, configuration");
   key("train.from", &s.from, "", {}, "checkpoint to go on from, or latest; empty = start anew");

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include <fcntl.h>
 #include <sys/statvfs.h>
@@ -61,6 +62,16 @@ void publish(const std::string& part, const std::string& path) {
   // loss.
   const Descriptor folder{::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY)};
   if (folder.number >= 0) ::fsync(folder.number);
+}
+
+void write_whole(const std::string& path, const std::string& text) {
+  const std::string part = path + ".part";
+  prepare_part(path, part);
+  std::ofstream out(part, std::ios::binary);
+  out << text;
+  out.close();
+  if (!out) fail(ExitCode::failed, "Cannot write " + part, "the disk may be full", "Choose another output.");
+  publish(part, path);
 }
 
 } // namespace pluvia

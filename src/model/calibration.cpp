@@ -118,13 +118,16 @@ void ReliabilityCounts::add(const Calibration& shrinkage, int lead, std::int64_t
 void ReliabilityCounts::reduce(const Communicator& comm) {
   comm.all_reduce(events_, Reduce::sum);
   all_reduce(comm, reference_);
-  for (auto& [block, block_bins] : blocks_) {
-    std::vector<FixedSum> sums;
+  std::vector<FixedSum> sums;
+  for (const auto& [block, block_bins] : blocks_)
     for (const Bin& bin : block_bins) sums.insert(sums.end(), {bin.weight, bin.events, bin.probability});
-    all_reduce(comm, sums);
-    for (std::size_t i = 0; i < block_bins.size(); ++i)
-      block_bins[i] = {sums[3 * i], sums[3 * i + 1], sums[3 * i + 2]};
-  }
+  all_reduce(comm, sums);
+  auto from = sums.cbegin();
+  for (auto& [block, block_bins] : blocks_)
+    for (Bin& bin : block_bins) {
+      bin = {from[0], from[1], from[2]};
+      from += 3;
+    }
 }
 
 Calibration fit_shrinkage(const ShrinkageSums& sums) {

@@ -2,7 +2,6 @@
 
 #include <bit>
 #include <cassert>
-#include <cstring>
 #include <memory>
 #include <stdexcept>
 
@@ -64,13 +63,18 @@ PackedBf16 pack_transposed_bf16(const Tensor& weight, const Stencil& stencil) {
 
 namespace {
 
-constexpr Index spare = 64 * step_values; ///< zeros that tiles may read beyond the last value
-
 using Half = std::unique_ptr<std::uint16_t[]>;
 
 Half allocate(Index values) {
-  Half out(new std::uint16_t[static_cast<std::size_t>(values + spare)]);
-  std::memset(out.get() + values, 0, static_cast<std::size_t>(spare) * sizeof(std::uint16_t));
+  return Half(new std::uint16_t[static_cast<std::size_t>(values)]);
+}
+
+/// Room for values of cells that tiles read whole. A last step meets weights of zero beyond the last cell,
+/// where values must be finite: zeros. A last tile reads cells that are not there, whose sums are dropped:
+/// anything.
+Half allocate_cells(Index values, Index channels) {
+  Half out = allocate(values + step_values + tile_size * channels);
+  std::fill_n(out.get() + values, step_values, std::uint16_t{0});
   return out;
 }
 
@@ -91,7 +95,7 @@ void round_values(const float* from, Index count, std::uint16_t* to) {
 Half rounded(const Tensor& x) {
   const auto from = x.storage();
   const auto values = static_cast<Index>(from.size());
-  Half out = allocate(round_up(values, 16));
+  Half out = allocate_cells(round_up(values, 16), x.shape().c);
   constexpr Index piece = 16384;
   parallel_for((values + piece - 1) / piece, [&](Index i) {
     round_values(from.data() + i * piece, std::min(piece, values - i * piece), out.get() + i * piece);
@@ -109,8 +113,8 @@ struct alignas(64) TileShapes {
   }
 };
 
-constexpr TileShapes
-    shapes; // in memory as it is: the instruction that reads it tells the compiler of its first bytes alone
+// A constant in memory: the instruction that reads it tells the compiler of its first bytes alone.
+constexpr TileShapes shapes;
 
 constexpr Index at_once = 2 * tile_size;
 
@@ -287,7 +291,7 @@ void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, cons
   if (rows.flat)
     parallel_for(rows.count, [&](Index row) {
       const Index n = rows.cells_of(row) * w.c_in;
-      const Half here = allocate(round_up(n, 16));
+      const Half here = allocate_cells(round_up(n, 16), w.c_in);
       round_values(rows.start(x, row), n, here.get());
       _tile_loadconfig(&shapes);
       for (Index block = 0; block < blocks; ++block) convolve_rows(block, row, here.get());

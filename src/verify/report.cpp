@@ -21,17 +21,6 @@ std::string cell(double value) {
   return std::isnan(value) ? std::string() : fmt::format("{:.9g}", value);
 }
 
-void write_text(const std::string& path, const std::string& text) {
-  const std::string part = path + ".part";
-  prepare_part(path, part);
-  std::ofstream out(part, std::ios::binary);
-  out << text;
-  out.close();
-  if (!out)
-    fail(ExitCode::failed, "Cannot write " + part, "the disk may be full", "Set verify.output elsewhere.");
-  publish(part, path);
-}
-
 /// Forecast and observed frequency in MET's bins, and the ROC curve, of one system, lead and threshold.
 nlohmann::json curves(const ScoreTable& table, int system, int lead, int threshold) {
   const ForecastHistogram& h = table.histogram(system, lead, threshold);
@@ -105,8 +94,8 @@ void write_report(const std::string& folder, const ScoreTable& table, const std:
   out["curves"] = std::move(curve_rows);
   out["configuration"] = header.configuration;
   out["sums"] = nlohmann::ordered_json::parse(table.to_json());
-  write_text(folder + "/scores.json", out.dump(1) + "\n");
-  write_text(folder + "/scores.csv", csv);
+  write_whole(folder + "/scores.json", out.dump(1) + "\n");
+  write_whole(folder + "/scores.csv", csv);
 }
 
 ScoreTable read_reports(const std::vector<std::string>& paths, std::int64_t* forecasts) {

@@ -9,9 +9,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib/small_model.sh"
-python=python3
-"$python" -c 'import netCDF4, numpy' 2>/dev/null || python=/usr/bin/python3
-"$python" -c 'import netCDF4, numpy' 2>/dev/null || { echo "skipped: no Python with netCDF4 and numpy"; exit 77; }
+source "$here/lib/python.sh"
+find_python netCDF4 numpy || exit 77
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"

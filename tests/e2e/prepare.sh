@@ -10,11 +10,8 @@ if [ ! -d "$raw" ] || [ ! -f "$pack" ]; then
   echo "skipped: no real data in $data"
   exit 77
 fi
-python=
-for candidate in python3 /usr/bin/python3; do
-  if "$candidate" -c 'import netCDF4' 2>/dev/null; then python=$candidate; break; fi
-done
-[ -n "$python" ] || { echo "skipped: python3 with netCDF4 is not installed"; exit 77; }
+source "$repository/tests/e2e/lib/python.sh"
+find_python netCDF4 || exit 77
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder" || exit 1

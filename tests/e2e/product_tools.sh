@@ -49,11 +49,8 @@ if have gdalinfo; then
   expect "gdalinfo" '^Band 12 ' "$info"
 fi
 
-python=
-for candidate in python3 /usr/bin/python3; do
-  if "$candidate" -c 'import xarray, netCDF4' 2> /dev/null; then python=$candidate; break; fi
-done
-if [ -n "$python" ]; then
+source "$(dirname "${BASH_SOURCE[0]}")/lib/python.sh"
+if find_python xarray netCDF4 >/dev/null; then
   tools=$((tools + 1))
   text=$("$python" - "$product" 2>&1 << 'END'
 import sys

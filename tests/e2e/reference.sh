@@ -6,9 +6,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib/small_model.sh"
 tools=$here/../../tools/reference
 make_case=$(dirname "${PLUVIA:?the program}")/tests/reference_case
-python=python3
-"$python" -c 'import torch, yaml' 2>/dev/null || python=/usr/bin/python3
-"$python" -c 'import torch, yaml' 2>/dev/null || { echo "skipped: no Python with torch and yaml"; exit 77; }
+source "$here/lib/python.sh"
+find_python torch yaml || exit 77
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"

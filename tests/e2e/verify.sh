@@ -3,9 +3,8 @@
 # plots can be drawn. Needs PLUVIA (the program) and MPIEXEC, as ctest sets them; Python with netCDF4.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-python=python3
-"$python" -c 'import netCDF4, numpy' 2>/dev/null || python=/usr/bin/python3
-"$python" -c 'import netCDF4, numpy' 2>/dev/null || { echo "skipped: no Python with netCDF4 and numpy"; exit 77; }
+source "$here/lib/python.sh"
+find_python netCDF4 numpy || exit 77
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"

@@ -10,9 +10,8 @@ namespace pluvia {
 
 /// oneDNN's 3 x 3 x 3 convolution, channels last, of 8 frames of 32 x 32 cells, 64 to 64 channels: where it
 /// comes closest to the processor's peak. amount = floating-point operations of one run on all threads of all
-/// ranks. bf16 is there only where the processor has it natively.
+/// ranks. bf16 needs has_native_bf16() of ops.
 Contender convolution_ceiling(const Communicator& comm, Precision precision);
-bool has_fast_bf16();
 
 /// a = b + s c over arrays far larger than the caches; amount = bytes read and written on all ranks.
 Contender memory_ceiling(const Communicator& comm);

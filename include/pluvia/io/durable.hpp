@@ -13,5 +13,7 @@ void prepare_part(const std::string& path, const std::string& part);
 void require_room(const std::string& part, std::size_t bytes);
 /// Flushes `part` to disk and renames it to `path`. Local. Throws a failed Error when it cannot.
 void publish(const std::string& part, const std::string& path);
+/// All three for a text. Local. Throws as they do.
+void write_whole(const std::string& path, const std::string& text);
 
 } // namespace pluvia
