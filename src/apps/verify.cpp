@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <span>
 
@@ -22,15 +21,6 @@ namespace pluvia::commands {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Range {
-  Time from, to;
-};
-Range parse_range(const TimeRange& range) {
-  constexpr Time open = std::numeric_limits<Time>::max() / 4;
-  return {range.from.empty() ? -open : parse_time(range.from),
-          range.to.empty() ? open : parse_time(range.to)};
-}
 
 /// Forecast files of a folder by name, the same on every rank. Collective.
 std::vector<std::string> find_products(const Communicator& world, const std::string& folder) {
@@ -142,10 +132,10 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
       settings.verify.forecasts.empty() ? settings.forecast.output : settings.verify.forecasts;
   const std::vector<std::string> paths = find_products(world, folder);
   const ArchiveIndex index = index_archive(world, settings.data.archive);
-  const Range train = parse_range(settings.data.train), test = parse_range(settings.data.test);
+  const std::vector<TimeSpan> train = training_spans(settings.data), test{parse_span(settings.data.test)};
   const SampleRule rule = make_sample_rule(settings);
   const auto scored = [&](Time init, std::size_t lead) {
-    return window_inside(rule, init, rule.leads[lead], test.from, test.to);
+    return hold_window(test, init + rule.leads[lead], rule.rain.window);
   };
 
   std::vector<ProductInfo> products;
@@ -164,8 +154,6 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
                " has a window inside data.test",
            "Forecast the test range, or change data.test.");
   });
-  if (train.from < test.to && test.from < train.to)
-    log.warn("data.train and data.test overlap: the references have seen what they are scored on");
 
   const GridShape shape = choose_grid_shape(index.grid.ny(), index.grid.nx(), 1, world.size());
   const Tiling tiling(index.grid.ny(), index.grid.nx(), 1, shape.rows, shape.cols);
@@ -185,9 +173,9 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
   const RecentWeatherRule recent = recent_weather_rule(settings);
   log.info("counting the climatology of the training range");
   const Climatology climatology =
-      Climatology::count(world, reader, tile, rain, settings.target.thresholds_mm, train.from, train.to);
-  const References references = References::fit(world, log, reader, recent, climatology,
-                                                settings.target.leads_hours, area, train.from, train.to);
+      Climatology::count(world, reader, tile, rain, settings.target.thresholds_mm, train);
+  const References references =
+      References::fit(world, log, reader, recent, climatology, settings.target.leads_hours, area, train);
 
   std::vector<std::string> systems{"pluvia"};
   systems.insert(systems.end(), References::names().begin(), References::names().end());

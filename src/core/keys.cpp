@@ -31,7 +31,8 @@ private:
 void declare(DataSettings& s, const Declare& key) {
   const Limits time{.time = true};
   key("data.archive", &s.archive, "", {}, "NetCDF files or globs that together hold the frames");
-  key("data.train.from", &s.train.from, "UTC", time, "start of the training range; empty = open");
+  key("data.train.from", &s.train.from, "UTC", time,
+      "start of the training range; what it shares with the others is left out; empty = open");
   key("data.train.to", &s.train.to, "UTC", time, "end of the training range, excluded; empty = open");
   key("data.validate.from", &s.validate.from, "UTC", time, "start of the validation range");
   key("data.validate.to", &s.validate.to, "UTC", time, "end of the validation range, excluded");
@@ -102,6 +103,10 @@ void declare(TrainSettings& s, const Declare& key) {
   key("train.weight_decay", &s.weight_decay, "", {.low = 0, .high = 1}, "decoupled decay of weights");
   key("train.clip_norm", &s.clip_norm, "", {.low = 0, .above_low = true},
       "global norm the gradient is clipped to");
+  key("train.dropout", &s.dropout, "1", {.low = 0, .high = 0.9},
+      "share of the skips' channels that a sample does without");
+  key("train.climatology_dropout", &s.climatology_dropout, "1", {.low = 0, .high = 0.9},
+      "largest share of days that a sample's climatology does without");
   key("train.precision", &s.precision, "", {.words = {"auto", "f32", "bf16"}},
       "of products in training; auto = bf16 where all processors multiply matrices of it, else f32");
   key("train.keep", &s.keep, "", {.words = {"everything", "blocks"}},

@@ -80,16 +80,13 @@ SampleRule make_sample_rule(const Settings& settings) {
   return rule;
 }
 
-bool window_inside(const SampleRule& rule, Time init, Time lead, Time from, Time to) {
-  return init + lead - rule.rain.window >= from && init + lead < to;
-}
-
-std::vector<Time> initial_times(const SampleRule& rule, Time from, Time to) {
+std::vector<Time> initial_times(const SampleRule& rule, std::span<const TimeSpan> spans) {
   std::vector<Time> out;
+  if (spans.empty()) return out;
   const Time longest = *std::ranges::max_element(rule.leads);
-  const Time first = (from - longest) / hour * hour;
-  for (Time t = first; t < to; t += hour)
-    if (std::ranges::any_of(rule.leads, [&](Time lead) { return window_inside(rule, t, lead, from, to); }))
+  for (Time t = (spans.front().from - longest) / hour * hour; t < spans.back().to; t += hour)
+    if (std::ranges::any_of(rule.leads,
+                            [&](Time lead) { return hold_window(spans, t + lead, rule.rain.window); }))
       out.push_back(t);
   return out;
 }
@@ -133,23 +130,25 @@ std::vector<float> Sampler::predictor(std::size_t p, Time time) {
   return rain;
 }
 
-Normalisation Sampler::measure(const Communicator& comm, Time from, Time to) {
+Normalisation Sampler::measure(const Communicator& comm, std::span<const TimeSpan> spans) {
   constexpr Time most = 200;
-  const Time frames = (to - from) / rule_.frame_step;
-  const Time stride = std::max<Time>(1, frames / most) * rule_.frame_step;
+  Time length = 0;
+  for (const TimeSpan& span : spans) length += span.to - span.from;
+  const Time stride = std::max<Time>(1, length / rule_.frame_step / most) * rule_.frame_step;
   const std::size_t n = rule_.predictors.size();
   std::vector<FixedSum> sums(3 * n);
   together(comm, [&] {
     for (std::size_t p = 0; p < n; ++p)
-      for (Time t = (from + hour - 1) / hour * hour; t < to; t += stride) {
-        for (float v : predictor(p, t)) {
-          if (std::isnan(v)) continue;
-          sums[3 * p].add(1.0);
-          sums[3 * p + 1].add(v);
-          sums[3 * p + 2].add(static_cast<double>(v) * v);
+      for (const TimeSpan& span : spans)
+        for (Time t = (span.from + hour - 1) / hour * hour; t < span.to; t += stride) {
+          for (float v : predictor(p, t)) {
+            if (std::isnan(v)) continue;
+            sums[3 * p].add(1.0);
+            sums[3 * p + 1].add(v);
+            sums[3 * p + 2].add(static_cast<double>(v) * v);
+          }
+          for (std::size_t k = 0; k < 3; ++k) sums[3 * p + k].carry();
         }
-        for (std::size_t k = 0; k < 3; ++k) sums[3 * p + k].carry();
-      }
   });
   all_reduce(comm, sums);
   Normalisation out;

@@ -150,8 +150,7 @@ std::vector<Time> requested_times(const Settings& settings, const ArchiveIndex& 
   if (text.empty()) {
     if (settings.data.test.from.empty() || settings.data.test.to.empty())
       fail(ExitCode::usage, "forecast.init is empty and data.test is not set", "", "Set one of them.");
-    return initial_times(make_sample_rule(settings), parse_time(settings.data.test.from),
-                         parse_time(settings.data.test.to));
+    return initial_times(make_sample_rule(settings), std::vector{parse_span(settings.data.test)});
   }
   std::vector<Time> times;
   for (const std::string& item : split(text, ',')) {

@@ -8,6 +8,7 @@
 
 #include "pluvia/comm/fixed_sum.hpp"
 #include "pluvia/core/error.hpp"
+#include "pluvia/core/random.hpp"
 
 namespace pluvia {
 
@@ -69,9 +70,10 @@ std::vector<float> exceedance(const std::vector<float>& class_probabilities, int
   return out;
 }
 
-std::vector<Time> whole_hour_windows(Time from, Time to, Time window) {
+std::vector<Time> whole_hour_windows(const TimeSpan& span, Time window) {
   std::vector<Time> ends;
-  for (Time end = -floor_div(-(from + window), 3600) * 3600; end < to; end += 3600) ends.push_back(end);
+  for (Time end = -floor_div(-(span.from + window), 3600) * 3600; end < span.to; end += 3600)
+    ends.push_back(end);
   return ends;
 }
 
@@ -135,14 +137,21 @@ std::vector<float> Climatology::counts_around(int hour) const {
   return sum;
 }
 
-std::vector<float> Climatology::counts_without(Time end, std::vector<std::int64_t>& domain_counts) const {
+std::vector<float> Climatology::counts_without(Time end, const DayDraw& days,
+                                               std::vector<std::int64_t>& domain_counts) const {
+  const auto uniform = [&](std::uint64_t index) {
+    return random_uniform(days.seed, RandomPurpose::climatology, index, days.sample);
+  };
+  const double share = days.most > 0 ? days.most * uniform(0) : 0;
   const int hour = hour_of_day(end);
   const auto n = static_cast<std::size_t>(classes_);
   std::vector<float> sum = counts_around(hour);
   domain_counts = domain_counts_;
   // Counts are whole numbers far below 2^24, so that taking away in f32 is exact.
   for (std::size_t w = 0; w < windows_.size(); ++w) {
-    if (std::abs(windows_[w].end - end) >= window_ + separation) continue;
+    const bool near = std::abs(windows_[w].end - end) < window_ + separation;
+    const auto day = static_cast<std::uint64_t>(floor_div(windows_[w].end, 86400));
+    if (!near && (share == 0 || uniform(1 + day) >= share)) continue;
     for (std::size_t k = 0; k < n; ++k) domain_counts[k] -= window_counts_[w][k];
     const std::vector<std::int8_t>& classes = windows_[w].classes;
     if (classes.empty() || !neighbouring_hours(hour_of_day(windows_[w].end), hour)) continue;
@@ -167,9 +176,9 @@ std::vector<float> Climatology::probabilities(Time end) const {
   return out;
 }
 
-std::vector<float> Climatology::probabilities_without(Time end) const {
+std::vector<float> Climatology::probabilities_without(Time end, const DayDraw& days) const {
   std::vector<std::int64_t> domain_counts;
-  std::vector<float> out = smooth(counts_without(end, domain_counts));
+  std::vector<float> out = smooth(counts_without(end, days, domain_counts));
   shrink(out, mean(domain_counts), alpha_);
   return out;
 }
@@ -183,7 +192,7 @@ void Climatology::choose_alpha(const Communicator& comm) {
     const std::vector<std::int8_t>& observed = windows_[w].classes;
     if (observed.empty()) continue;
     std::vector<std::int64_t> domain_counts;
-    const std::vector<float> smoothed = smooth(counts_without(windows_[w].end, domain_counts));
+    const std::vector<float> smoothed = smooth(counts_without(windows_[w].end, {}, domain_counts));
     if (std::all_of(domain_counts.begin(), domain_counts.end(), [](auto count) { return count == 0; }))
       continue;
     const std::vector<float> prior = mean(domain_counts);

@@ -1,5 +1,6 @@
 // The climatology of an archive: reading its windows is apart from what is made of them.
 #include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "pluvia/core/error.hpp"
@@ -8,8 +9,8 @@
 namespace pluvia {
 
 Climatology Climatology::count(const Communicator& comm, ArchiveReader& reader, const Rect& tile,
-                               const Accumulation& rule, const std::vector<double>& thresholds_mm, Time from,
-                               Time to) {
+                               const Accumulation& rule, const std::vector<double>& thresholds_mm,
+                               std::span<const TimeSpan> spans) {
   const ArchiveIndex& index = reader.index();
   const Rect domain{0, index.grid.ny(), 0, index.grid.nx()};
   const Rect needed = grown(tile, domain), held = reader.rect();
@@ -22,7 +23,12 @@ Climatology Climatology::count(const Communicator& comm, ArchiveReader& reader, 
       fail(ExitCode::data, "There is no climatology", "the archive holds no frames", "Check data.archive.");
     // An open range ends with the archive: windows without frames cost time and hold nothing.
     const Time first = index.frames.front().time - index.step, last = index.frames.back().time + index.step;
-    for (const Time end : whole_hour_windows(std::max(from, first), std::min(to, last + 1), rule.window)) {
+    std::vector<Time> ends;
+    for (const TimeSpan& span : spans)
+      std::ranges::copy(
+          whole_hour_windows({std::max(span.from, first), std::min(span.to, last + 1)}, rule.window),
+          std::back_inserter(ends));
+    for (const Time end : ends) {
       ObservedWindow window{end, {}};
       const std::vector<float> amount = accumulate(reader, rule, end);
       std::vector<std::int8_t> classes(static_cast<std::size_t>(needed.cells()));

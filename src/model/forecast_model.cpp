@@ -30,9 +30,9 @@ StUnet make_network(const Settings& settings) {
 }
 
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
-            const std::vector<std::vector<float>>& base, int classes) {
+            const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout) {
   return network.forward(tape, tiles, Tape::leaf(std::move(input.features)),
-                         Tape::leaf(log_base(base, tiles.tile(0), classes)));
+                         Tape::leaf(log_base(base, tiles.tile(0), classes)), dropout);
 }
 
 std::vector<float> exceedance_fields(const Tensor& logits) {

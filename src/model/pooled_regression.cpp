@@ -23,14 +23,14 @@ constexpr float least_probability = 1e-5F; ///< of a class; the logarithm of it 
 std::vector<PooledRows> pooled_rows(const Communicator& comm, const Log& log, ArchiveReader& reader,
                                     const RecentWeatherRule& rule, const Climatology& climatology,
                                     const std::vector<double>& leads_hours, std::span<const float> area,
-                                    Time from, Time to) {
+                                    std::span<const TimeSpan> spans) {
   const ArchiveIndex& index = reader.index();
   const Rect tile = climatology.tile(), held = reader.rect();
   const auto thresholds = static_cast<int>(rule.thresholds_mm.size());
   const auto lead_seconds = [&](std::size_t lead) {
     return static_cast<Time>(std::lround(leads_hours[lead] * 3600));
   };
-  const auto in_range = [&](Time end) { return end - rule.rain.window >= from && end < to; };
+  const auto in_range = [&](Time end) { return hold_window(spans, end, rule.rain.window); };
 
   // Initial times at whole hours with at least one window in the range and a frame of their own; an odd
   // stride visits every hour of the day.

@@ -66,7 +66,8 @@ Margin StUnet::input_margin() const {
   return merged_ == 1 ? Margin{} : reach(stem_.stencil);
 }
 
-Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base) {
+Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base,
+                    const Dropout& dropout) {
   const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
                        Margin margin = {}) {
     return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
@@ -85,7 +86,7 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Va
     const int level = merged_ + static_cast<int>(l);
     x = apply(levels_[l].encode, level, x);
     for (const SpaceTimeBlock& block : levels_[l].attention) x = apply(block, level, x);
-    skips.push_back(apply(levels_[l].skip, level, x));
+    skips.push_back(drop_channels(tape, apply(levels_[l].skip, level, x), dropout, l));
     if (l + 1 < levels_.size()) x = lin(levels_[l].down, merge(tape, x));
   }
 

@@ -1,9 +1,11 @@
 #include "pluvia/ops/pointwise.hpp"
 
 #include <cassert>
+#include <vector>
 
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/parallel_for.hpp"
+#include "pluvia/core/random.hpp"
 
 namespace pluvia {
 
@@ -31,6 +33,33 @@ Var gelu(Tape& tape, const Var& x, Margin out_margin) {
       float* out = dx.cell(b, t, iy, 0);
       for (Index i = 0; i < s.x * s.c; ++i) out[i] = dy[i] * gelu_slope(in[i]);
     });
+    accumulate(*x, std::move(dx));
+  });
+}
+
+Var drop_channels(Tape& tape, const Var& x, const Dropout& dropout, std::uint64_t layer) {
+  if (dropout.rate == 0) return x;
+  const Shape s = x->value.shape();
+  std::vector<float> scale;
+  for (Index c = 0; c < s.c; ++c)
+    scale.push_back(random_uniform(dropout.seed, RandomPurpose::dropout,
+                                   layer << 32 | static_cast<std::uint64_t>(c), dropout.sample) < dropout.rate
+                        ? 0.0F
+                        : static_cast<float>(1 / (1 - dropout.rate)));
+  const auto scaled = [s, scale](const Tensor& from, Tensor& to) {
+    for_rows(s, [&](Index b, Index t, Index iy) {
+      const float* in = from.cell(b, t, iy, 0);
+      float* out = to.cell(b, t, iy, 0);
+      for (Index ix = 0; ix < s.x; ++ix)
+        for (Index c = 0; c < s.c; ++c)
+          out[ix * s.c + c] = in[ix * s.c + c] * scale[static_cast<std::size_t>(c)];
+    });
+  };
+  Tensor y(s);
+  scaled(x->value, y);
+  return tape.record(std::move(y), {"drop channels", s.c}, [x, s, scaled](Node& node) {
+    Tensor dx(s, x->grad_margin);
+    scaled(node.grad, dx);
     accumulate(*x, std::move(dx));
   });
 }

@@ -29,13 +29,17 @@ namespace pluvia {
 
 namespace {
 
-struct Range {
-  Time from, to;
-};
-Range parse(const TimeRange& range, const std::string& key) {
+void require_set(const TimeRange& range, const std::string& key) {
   if (range.from.empty() || range.to.empty())
     fail(ExitCode::usage, key + " is not set", "", "Give both its from and its to.");
-  return {parse_time(range.from), parse_time(range.to)};
+}
+std::vector<TimeSpan> spans_to_train_on(const DataSettings& data) {
+  require_set(data.train, "data.train");
+  return training_spans(data);
+}
+std::vector<TimeSpan> spans_to_validate_on(const DataSettings& data) {
+  require_set(data.validate, "data.validate");
+  return {parse_span(data.validate)};
 }
 
 /// A sample ready for the network.
@@ -50,9 +54,8 @@ class Training {
 public:
   Training(const Communicator& world, const Settings& settings, const Log& log)
       : world_(world), settings_(settings), log_(log), rule_(make_sample_rule(settings)),
-        recent_(recent_weather_rule(settings)), train_(parse(settings.data.train, "data.train")),
-        validate_(parse(settings.data.validate, "data.validate")),
-        index_(index_archive(world, settings.data.archive)),
+        recent_(recent_weather_rule(settings)), train_(spans_to_train_on(settings.data)),
+        validate_(spans_to_validate_on(settings.data)), index_(index_archive(world, settings.data.archive)),
         precision_(agree_precision(world, settings.train.precision)),
         tiles_(world, layout(settings, index_.grid, world.size())), network_(make_network(settings)),
         parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
@@ -65,7 +68,8 @@ private:
   void prepare();
   std::vector<float> cell_areas() const;
   bool resume(const RunFolder& folder);
-  Sample sample(Time init, const Range& range, bool training);
+  /// `days`: of a training sample, which sees the climatology without its own neighbourhood in time.
+  Sample sample(Time init, const std::vector<TimeSpan>& spans, const DayDraw* days = nullptr);
   std::vector<Time> batch_at(std::int64_t step) const;
   Target target_of(const std::vector<Sample>& samples, std::size_t which, const std::vector<double>& areas,
                    double pairs) const;
@@ -91,7 +95,7 @@ private:
   const Log& log_;
   SampleRule rule_;
   RecentWeatherRule recent_;
-  Range train_, validate_;
+  std::vector<TimeSpan> train_, validate_;
   ArchiveIndex index_;
   Precision precision_; ///< of training steps; validation and calibration are in f32, as forecasts are
   Decomposition tiles_;
@@ -116,20 +120,19 @@ private:
 
 void Training::prepare() {
   const Rect tile = tiles_.tile(0), domain = tiles_.domain(0);
-  normalisation_ = sampler_.measure(world_, train_.from, train_.to);
+  normalisation_ = sampler_.measure(world_, train_);
   const std::vector<float> areas = row_areas(index_.grid);
   row_area_.assign(areas.begin() + tile.y0, areas.begin() + tile.y1);
   static_assert(Climatology::smoothing_radius >= RecentWeather::reach);
   const bool regression = settings_.model.base == "regression";
   ArchiveReader wide(index_, Climatology::grown(tile, domain),
                      regression ? reader_cache_bytes(settings_, true) : std::size_t{64} << 20);
-  climatology_ =
-      Climatology::count(world_, wide, tile, rule_.rain, rule_.thresholds_mm, train_.from, train_.to);
+  climatology_ = Climatology::count(world_, wide, tile, rule_.rain, rule_.thresholds_mm, train_);
   hourly_ = finish(*climatology_);
   if (regression) {
-    regressions_ = fit_pooled_regression(world_, pooled_rows(world_, log_, wide, recent_, *climatology_,
-                                                             settings_.target.leads_hours, cell_areas(),
-                                                             train_.from, train_.to));
+    regressions_ =
+        fit_pooled_regression(world_, pooled_rows(world_, log_, wide, recent_, *climatology_,
+                                                  settings_.target.leads_hours, cell_areas(), train_));
     surroundings_ = std::move(wide);
   }
   // Samples need their history in the archive; what is missing inside it is a missing frame.
@@ -138,8 +141,8 @@ void Training::prepare() {
                   [&](Time t) { return t < index_.frames.front().time || t > index_.frames.back().time; });
     return times;
   };
-  inits_ = with_history(initial_times(rule_, train_.from, train_.to));
-  validation_inits_ = with_history(initial_times(rule_, validate_.from, validate_.to));
+  inits_ = with_history(initial_times(rule_, train_));
+  validation_inits_ = with_history(initial_times(rule_, validate_));
   if (inits_.empty() || validation_inits_.empty())
     fail(ExitCode::data, inits_.empty() ? "data.train holds no sample" : "data.validate holds no sample",
          "the archive runs from " + format_time(index_.frames.front().time) + " to " +
@@ -154,13 +157,13 @@ std::vector<float> Training::cell_areas() const {
   return out;
 }
 
-Sample Training::sample(Time init, const Range& range, bool training) {
+Sample Training::sample(Time init, const std::vector<TimeSpan>& spans, const DayDraw* days) {
   Sample s;
   for (Time lead : rule_.leads) {
     const Time end = init + lead;
-    s.climatology.push_back(training ? climatology_->probabilities_without(end) : hourly_.at(end));
-    s.observed.push_back(window_inside(rule_, init, lead, range.from, range.to) ? sampler_.observed(end)
-                                                                                : std::vector<std::int8_t>{});
+    s.climatology.push_back(days ? climatology_->probabilities_without(end, *days) : hourly_.at(end));
+    s.observed.push_back(hold_window(spans, end, rule_.rain.window) ? sampler_.observed(end)
+                                                                    : std::vector<std::int8_t>{});
   }
   s.base = regressions_.empty()
                ? s.climatology
@@ -224,9 +227,14 @@ Target Training::target_of(const std::vector<Sample>& samples, std::size_t which
 }
 
 double Training::step(std::int64_t number) {
+  const auto seed = static_cast<std::uint64_t>(settings_.train.seed),
+             first = static_cast<std::uint64_t>(number * settings_.train.batch); // of the batch's samples
   std::vector<Sample> samples;
   together(world_, [&] {
-    for (Time init : batch_at(number)) samples.push_back(sample(init, train_, true));
+    for (Time init : batch_at(number)) {
+      const DayDraw days{settings_.train.climatology_dropout, seed, first + samples.size()};
+      samples.push_back(sample(init, train_, &days));
+    }
   });
   const Weighing weighing = weigh(samples);
   if (weighing.pairs == 0) { // nothing observed in the whole batch: nothing to learn
@@ -239,8 +247,8 @@ double Training::step(std::int64_t number) {
   for (std::size_t b = 0; b < samples.size(); ++b) {
     const Target target = target_of(samples, b, weighing.areas, weighing.pairs);
     Tape tape(Tape::Mode::record, precision_, keep_of(settings_.train));
-    const Var logits =
-        predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].base, rule_.classes());
+    const Var logits = predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].base,
+                               rule_.classes(), {settings_.train.dropout, seed, first + b});
     loss += ordinal_loss(logits, target, tape);
     tape.backward();
   }
@@ -267,7 +275,7 @@ Training::Validation Training::validate() {
   for (std::size_t i = 0; i < n; ++i) {
     const Time init = validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
     std::vector<Sample> one;
-    together(world_, [&] { one.push_back(sample(init, validate_, false)); });
+    together(world_, [&] { one.push_back(sample(init, validate_)); });
     const Weighing weighing = weigh(one);
     if (weighing.pairs == 0) continue;
     const Target target = target_of(one, 0, weighing.areas, 1.0);
@@ -310,7 +318,7 @@ void Training::calibrate_best() {
   for (std::size_t i = 0; i < n; ++i) {
     const Time init = validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
     std::vector<Sample> one;
-    together(world_, [&] { one.push_back(sample(init, validate_, false)); });
+    together(world_, [&] { one.push_back(sample(init, validate_)); });
     Sample& s = one[0];
     Tape tape(Tape::Mode::forget);
     const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes());

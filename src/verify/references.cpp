@@ -20,10 +20,10 @@ const std::vector<std::string>& References::names() {
 
 References References::fit(const Communicator& comm, const Log& log, ArchiveReader& reader,
                            const RecentWeatherRule& rule, const Climatology& climatology,
-                           const std::vector<double>& leads_hours, std::span<const float> area, Time from,
-                           Time to) {
+                           const std::vector<double>& leads_hours, std::span<const float> area,
+                           std::span<const TimeSpan> spans) {
   const std::vector<PooledRows> rows =
-      pooled_rows(comm, log, reader, rule, climatology, leads_hours, area, from, to);
+      pooled_rows(comm, log, reader, rule, climatology, leads_hours, area, spans);
   References out;
   out.regressions_ = fit_pooled_regression(comm, rows);
   const int classes = climatology.classes();

@@ -15,7 +15,6 @@ data:
   predictors: [tb, rain]
   target: rain
   train: {from: 2020-01-01, to: 2020-01-06}
-  validate: {from: 2020-01-05, to: 2020-01-06}
   test: {from: 2020-01-06, to: 2020-01-10}
 target: {leads_hours: [6, 12], window_hours: 6, thresholds_mm: [0.2, 2, 8]}
 verify: {forecasts: forecasts, output: scores}

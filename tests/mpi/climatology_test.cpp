@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "pluvia/core/error.hpp"
+#include "pluvia/core/random.hpp"
 #include "pluvia/model/climatology.hpp"
 
 using namespace pluvia;
@@ -57,11 +58,11 @@ TEST(Climatology, AmountsFallIntoHalfOpenClasses) {
 }
 
 TEST(Climatology, WindowsLieWhollyInTheRange) {
-  const auto ends = whole_hour_windows(0, 8 * hour, 6 * hour);
+  const auto ends = whole_hour_windows({0, 8 * hour}, 6 * hour);
   EXPECT_EQ(ends, (std::vector<Time>{6 * hour, 7 * hour}));
-  EXPECT_EQ(whole_hour_windows(1, 8 * hour, 6 * hour), (std::vector<Time>{7 * hour}));
-  EXPECT_EQ(whole_hour_windows(-hour, 5 * hour + 1, 6 * hour), (std::vector<Time>{5 * hour}));
-  EXPECT_TRUE(whole_hour_windows(0, 6 * hour, 6 * hour).empty());
+  EXPECT_EQ(whole_hour_windows({1, 8 * hour}, 6 * hour), (std::vector<Time>{7 * hour}));
+  EXPECT_EQ(whole_hour_windows({-hour, 5 * hour + 1}, 6 * hour), (std::vector<Time>{5 * hour}));
+  EXPECT_TRUE(whole_hour_windows({0, 6 * hour}, 6 * hour).empty());
 }
 
 TEST(Climatology, TilesHaveTheBitsOfTheWholeDomain) {
@@ -75,9 +76,10 @@ TEST(Climatology, TilesHaveTheBitsOfTheWholeDomain) {
                                                      crop(all, domain, Climatology::grown(tile, domain)));
   EXPECT_EQ(part.alpha(), whole.alpha());
   for (const Time end : {2 * day + 3 * hour, 3 * day, 3 * day + 23 * hour + 1200})
-    for (const bool without : {false, true}) {
-      const auto expected = without ? whole.probabilities_without(end) : whole.probabilities(end);
-      const auto got = without ? part.probabilities_without(end) : part.probabilities(end);
+    for (const double most : {-1.0, 0.0, 0.9}) { // of the days left out; below 0: nothing is
+      const DayDraw days{most, 4, 2};
+      const auto expected = most < 0 ? whole.probabilities(end) : whole.probabilities_without(end, days);
+      const auto got = most < 0 ? part.probabilities(end) : part.probabilities_without(end, days);
       ASSERT_EQ(got.size(), static_cast<std::size_t>(tile.cells() * classes));
       for (Index y = tile.y0; y < tile.y1; ++y)
         for (Index x = tile.x0; x < tile.x1; ++x) {
@@ -92,6 +94,31 @@ TEST(Climatology, TilesHaveTheBitsOfTheWholeDomain) {
           ASSERT_NEAR(sum, 1, 1e-6);
         }
     }
+}
+
+TEST(Climatology, ADrawOfDaysLeavesOutWholeDays) {
+  const Communicator self(MPI_COMM_SELF);
+  const Rect domain{0, 31, 0, 27};
+  const auto all = observations(domain, 12);
+  const Climatology whole = Climatology::from_windows(self, domain, domain, 6 * hour, classes, all);
+  const Time end = 20 * day; // far from all windows, so that only the draw leaves any out
+  double days_kept = 0;
+  constexpr int draws = 30;
+  for (std::uint64_t sample = 0; sample < draws; ++sample) {
+    const DayDraw draw{0.8, 5, sample};
+    const double share = draw.most * random_uniform(draw.seed, RandomPurpose::climatology, 0, sample);
+    auto kept = all;
+    std::erase_if(kept, [&](const ObservedWindow& w) {
+      const auto number = static_cast<std::uint64_t>(w.end / day);
+      return random_uniform(draw.seed, RandomPurpose::climatology, 1 + number, sample) < share;
+    });
+    if (kept.empty()) continue;
+    days_kept += static_cast<double>(kept.size()) / static_cast<double>(all.size());
+    const Climatology part = Climatology::from_windows(self, domain, domain, 6 * hour, classes, kept);
+    if (part.alpha() != whole.alpha()) continue; // chosen from fewer windows
+    EXPECT_EQ(whole.probabilities_without(end, draw), part.probabilities(end)) << "sample " << sample;
+  }
+  EXPECT_NEAR(days_kept / draws, 0.6, 0.12);
 }
 
 TEST(Climatology, IsTheFormulaOfTheDocumentation) {

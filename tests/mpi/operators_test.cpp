@@ -243,6 +243,13 @@ std::vector<Row> table() {
                   [](Tape& t, Decomposition&, const std::vector<Var>& in, std::vector<Parameter>&) {
                     return gelu(t, in[0]);
                   }});
+  rows.push_back({"drop_channels",
+                  {{1, 3, 32}},
+                  {},
+                  Row::Kind::linear,
+                  [](Tape& t, Decomposition&, const std::vector<Var>& in, std::vector<Parameter>&) {
+                    return drop_channels(t, in[0], {0.4, 7, 3}, 2);
+                  }});
   rows.push_back({"blend",
                   {{0, 2, 6}, {0, 2, 6}, {0, 2, 6}},
                   {},

@@ -85,7 +85,8 @@ protected:
   ArchiveReader reader(const Rect& of) const { return {index, Climatology::grown(of, domain), plenty}; }
   Climatology count(const Communicator& comm, const Rect& of) {
     ArchiveReader r = reader(of);
-    return Climatology::count(comm, r, of, rules.rain, thresholds, start, start + 96 * hour);
+    return Climatology::count(comm, r, of, rules.rain, thresholds,
+                              std::vector<TimeSpan>{{start, start + 96 * hour}});
   }
 };
 
@@ -177,11 +178,10 @@ TEST_F(Archived, LearnsThatColdIsFollowedByRain) {
   ArchiveReader mine = reader(tile()), all = reader(domain);
   const std::vector<float> area(static_cast<std::size_t>(tile().cells()), 1.0F),
       whole_area(static_cast<std::size_t>(domain.cells()), 1.0F);
-  const Time from = start, to = start + 96 * hour;
-  const References part =
-      References::fit(world, log, mine, rules, count(world, tile()), leads, area, from, to);
+  const std::vector<TimeSpan> spans{{start, start + 96 * hour}};
+  const References part = References::fit(world, log, mine, rules, count(world, tile()), leads, area, spans);
   const Climatology climatology = count(self, domain);
-  const References whole = References::fit(self, log, all, rules, climatology, leads, whole_area, from, to);
+  const References whole = References::fit(self, log, all, rules, climatology, leads, whole_area, spans);
   for (std::size_t lead = 0; lead < 2; ++lead)
     EXPECT_EQ(part.regressions()[lead].coefficients, whole.regressions()[lead].coefficients);
 
@@ -221,7 +221,8 @@ TEST_F(Archived, AnUntrainedNetworkForecastsTheRegressionItStartsFrom) {
   const SampleRule rule = make_sample_rule(settings);
   Decomposition tiles(world, layout(settings, index.grid, world.size()));
   const Rect part = tiles.tile(0);
-  const Time from = start, to = start + 96 * hour, init = start + 100 * hour;
+  const std::vector<TimeSpan> spans{{start, start + 96 * hour}};
+  const Time init = start + 100 * hour;
 
   // The base of a tile, and of the whole domain on one rank.
   const auto base_of = [&](const Communicator& comm, const Rect& of) {
@@ -230,7 +231,7 @@ TEST_F(Archived, AnUntrainedNetworkForecastsTheRegressionItStartsFrom) {
     const std::vector<float> area(static_cast<std::size_t>(of.cells()), 1.0F);
     const auto regressions =
         fit_pooled_regression(comm, pooled_rows(comm, Log(Log::Voice::silent), around, rules, climatology,
-                                                settings.target.leads_hours, area, from, to));
+                                                settings.target.leads_hours, area, spans));
     ArchiveReader near(index, RecentWeather::grown(of, domain), plenty);
     const RecentWeather weather = recent_weather(near, recent_weather_rule(settings), of, init);
     std::vector<std::vector<float>> pi, expected;
@@ -254,7 +255,7 @@ TEST_F(Archived, AnUntrainedNetworkForecastsTheRegressionItStartsFrom) {
 
   StUnet network = make_network(settings);
   Sampler sampler(index, rule, part, plenty);
-  SampleInput input = sampler.input(init, sampler.measure(world, from, to), base, network.input_margin());
+  SampleInput input = sampler.input(init, sampler.measure(world, spans), base, network.input_margin());
   for (std::size_t lead = 0; lead < 2; ++lead) {
     const float dry = std::clamp(base[lead][0], 1e-3F, 0.999F);
     EXPECT_EQ(input.features.cell(0, 0, 0, 0)[2 * 2 + 7 + lead], 0.5F * std::log((1 - dry) / dry));

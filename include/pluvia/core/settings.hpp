@@ -16,13 +16,13 @@ struct TimeRange {
 };
 
 struct DataSettings {
-  std::vector<std::string> archive;    ///< file names or globs
+  std::vector<std::string> archive; ///< file names or globs
   TimeRange train, validate, test;
   std::vector<std::string> predictors; ///< variables the network sees; may include the target's past
   std::string target;                  ///< precipitation rate [mm h-1]
   std::string precip_label = "end";    ///< start | end: which end of its interval a rain time names
   std::map<std::string, double> latency_minutes; ///< how late a predictor arrives
-  double cache_mib = 1024;             ///< decoded frames kept per rank
+  double cache_mib = 1024;                       ///< decoded frames kept per rank
   bool operator==(const DataSettings&) const = default;
 };
 
@@ -39,21 +39,21 @@ struct TargetSettings {
 };
 
 struct AttentionSettings {
-  std::string form = "neighbourhood";     ///< neighbourhood | windowed | joint
+  std::string form = "neighbourhood";       ///< neighbourhood | windowed | joint
   std::vector<std::int64_t> levels{-2, -1}; ///< negative: counted from the coarsest
-  std::int64_t radius = 3;                ///< cells, neighbourhood and joint
-  std::int64_t window = 8;                ///< cells, windowed
+  std::int64_t radius = 3;                  ///< cells, neighbourhood and joint
+  std::int64_t window = 8;                  ///< cells, windowed
   bool operator==(const AttentionSettings&) const = default;
 };
 
 struct ModelSettings {
-  std::int64_t history = 6;        ///< frames in
-  double frame_minutes = 60;       ///< spacing of the frames
+  std::int64_t history = 6;  ///< frames in
+  double frame_minutes = 60; ///< spacing of the frames
   std::vector<std::int64_t> channels{16, 32, 64};
-  std::int64_t input_merge = 1;    ///< 1 | 2: cells merged before the first level, each way
+  std::int64_t input_merge = 1; ///< 1 | 2: cells merged before the first level, each way
   AttentionSettings attention;
-  std::int64_t skip_radius = 0;    ///< cells around a cell that a lead-time query looks at
-  std::string head_init = "zero";  ///< zero | random
+  std::int64_t skip_radius = 0;     ///< cells around a cell that a lead-time query looks at
+  std::string head_init = "zero";   ///< zero | random
   std::string base = "climatology"; ///< climatology | regression: what the logits start from
   bool operator==(const ModelSettings&) const = default;
 };
@@ -71,11 +71,13 @@ struct TrainSettings {
   std::int64_t warmup = 50;
   double weight_decay = 0.01;
   double clip_norm = 1.0;
-  std::string precision = "auto"; ///< auto | f32 | bf16
-  std::string keep = "everything"; ///< everything | blocks
+  double dropout = 0;             ///< share of the skips' channels
+  double climatology_dropout = 0; ///< share of days, at most
+  std::string precision = "auto";   ///< auto | f32 | bf16
+  std::string keep = "everything";  ///< everything | blocks
   std::int64_t seed = 1;
   std::string output = "run";
-  std::string from;                ///< checkpoint to go on from, or "latest"
+  std::string from; ///< checkpoint to go on from, or "latest"
   std::int64_t checkpoint_every = 200;
   std::int64_t validate_every = 50;
   std::int64_t validate_samples = 8;
@@ -84,7 +86,7 @@ struct TrainSettings {
 
 struct ForecastSettings {
   std::vector<std::string> checkpoint; ///< several = their mean; empty = the best one in train.output
-  std::string init;       ///< TIME | T1,T2,... | T1/T2/PT6H | latest; empty = the whole test range
+  std::string init; ///< TIME | T1,T2,... | T1/T2/PT6H | latest; empty = the whole test range
   std::string output = "forecasts";
   bool write_logits = false;
   bool operator==(const ForecastSettings&) const = default;
@@ -114,8 +116,8 @@ struct SimulateSettings {
   double frame_minutes = 60;
   std::int64_t seed = 1;
   double noise_kelvin = 0.5;
-  double missing_frames = 0;       ///< share of frames left out
-  double missing_lines = 0;        ///< share of image lines lost
+  double missing_frames = 0; ///< share of frames left out
+  double missing_lines = 0;  ///< share of image lines lost
   bool operator==(const SimulateSettings&) const = default;
 };
 

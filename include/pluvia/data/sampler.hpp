@@ -9,6 +9,7 @@
 #include "pluvia/core/settings.hpp"
 #include "pluvia/core/tensor.hpp"
 #include "pluvia/data/archive.hpp"
+#include "pluvia/data/time_spans.hpp"
 
 namespace pluvia {
 
@@ -35,10 +36,9 @@ struct Normalisation {
   std::vector<float> mean, deviation;
 };
 
-/// Initial times, every full hour, of which at least one window lies wholly in [from, to).
-std::vector<Time> initial_times(const SampleRule& rule, Time from, Time to);
-/// True when the window of a lead lies wholly in the range.
-bool window_inside(const SampleRule& rule, Time init, Time lead, Time from, Time to);
+/// Initial times, every full hour, of which at least one window lies wholly in one of the spans. Spans must
+/// be bounded.
+std::vector<Time> initial_times(const SampleRule& rule, std::span<const TimeSpan> spans);
 
 /// The input of one forecast on one tile.
 struct SampleInput {
@@ -59,9 +59,9 @@ public:
   const ArchiveReader& reader() const { return reader_; }
   const Rect& tile() const { return reader_.rect(); }
 
-  /// The normalisation over the frames in [from, to), at most about 200 of them, evenly taken. The same bits
+  /// The normalisation over the frames in the spans, at most about 200 of them, evenly taken. The same bits
   /// on any number of ranks. Collective. Throws a data Error when a predictor has no valid cell at all.
-  Normalisation measure(const Communicator& comm, Time from, Time to);
+  Normalisation measure(const Communicator& comm, std::span<const TimeSpan> spans);
 
   /// Features of the forecast that starts at `init`, given the class probabilities of each lead's window that
   /// the network corrects ([height x width x classes]), with the margins that it wants.

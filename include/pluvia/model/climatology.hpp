@@ -8,6 +8,7 @@
 #include "pluvia/core/tensor.hpp"
 #include "pluvia/data/amount_class.hpp"
 #include "pluvia/data/archive.hpp"
+#include "pluvia/data/time_spans.hpp"
 
 namespace pluvia {
 
@@ -15,14 +16,22 @@ namespace pluvia {
 /// of the upper classes, added from the highest class down.
 std::vector<float> exceedance(const std::vector<float>& class_probabilities, int classes);
 
-/// The ends of the windows of `window` seconds that end at whole hours and lie wholly in [from, to):
+/// The ends of the windows of `window` seconds that end at whole hours and lie wholly in the span:
 /// from <= end - window and end < to.
-std::vector<Time> whole_hour_windows(Time from, Time to, Time window);
+std::vector<Time> whole_hour_windows(const TimeSpan& span, Time window);
 
 /// Observed classes of a window, for the cells of a rectangle.
 struct ObservedWindow {
   Time end = 0;
   std::vector<std::int8_t> classes; ///< [height x width]; -1 = no data; empty = no data anywhere in it
+};
+
+/// Which days the climatology of a training sample does without: each with a probability that is itself
+/// drawn evenly from 0 to `most`. So the network meets climatologies of fewer days than all, and learns how
+/// far to trust one. A function of these numbers and the day alone, the same on every process grid.
+struct DayDraw {
+  double most = 0; ///< 0..1; 0 = every day is there
+  std::uint64_t seed = 0, sample = 0;
 };
 
 /// Climatological class probabilities pi by cell and hour of the window's end:
@@ -44,12 +53,12 @@ public:
   static constexpr std::array<float, 5> alphas{5, 15, 50, 150, 500}; ///< candidates
   static constexpr Time separation = 12 * 3600; ///< between a sample's window and those it may know
 
-  /// Counts the windows that lie wholly inside [from, to) on this rank's tile; `reader` must cover the tile
-  /// grown by smoothing_radius and clipped to the domain. Collective (the domain's counts are reduced).
+  /// Counts the windows that lie wholly inside one of the spans on this rank's tile; `reader` must cover the
+  /// tile grown by smoothing_radius and clipped to the domain. Collective (the domain's counts are reduced).
   /// Throws a data Error when the range holds no window.
   static Climatology count(const Communicator& comm, ArchiveReader& reader, const Rect& tile,
-                           const Accumulation& rule, const std::vector<double>& thresholds_mm, Time from,
-                           Time to);
+                           const Accumulation& rule, const std::vector<double>& thresholds_mm,
+                           std::span<const TimeSpan> spans);
 
   /// The same from observed windows of the grown tile, the same ends on every rank. `window` in seconds.
   /// Collective. Throws a data Error when there is no observation at all.
@@ -69,12 +78,14 @@ public:
   /// Cost: 50 (K + 1) multiply-adds a cell.
   std::vector<float> probabilities(Time end) const;
   /// The same with the windows left out that overlap the one ending at `end` or lie within 12 h of it
-  /// (|end - other| < window + 12 h): what a sample of the training range may know of its own climate. Local.
-  std::vector<float> probabilities_without(Time end) const;
+  /// (|end - other| < window + 12 h): what a sample of the training range may know of its own climate.
+  /// `days` leaves out more. Local.
+  std::vector<float> probabilities_without(Time end, const DayDraw& days = {}) const;
 
 private:
   std::vector<float> counts_around(int hour) const;
-  std::vector<float> counts_without(Time end, std::vector<std::int64_t>& domain_counts) const;
+  std::vector<float> counts_without(Time end, const DayDraw& days,
+                                    std::vector<std::int64_t>& domain_counts) const;
   std::vector<float> smooth(const std::vector<float>& counts) const;
   std::vector<float> mean(const std::vector<std::int64_t>& domain_counts) const;
   void choose_alpha(const Communicator& comm);

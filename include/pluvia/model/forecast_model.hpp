@@ -23,14 +23,17 @@ std::size_t reader_cache_bytes(const Settings& settings, bool regression);
 StUnet make_network(const Settings& settings);
 
 /// Logits of one forecast: [1, leads, Y, X, classes]. `base` holds the class probabilities of each lead's
-/// window that they start from, the same as the input was made with. Collective over tiles.comm().
+/// window that they start from, the same as the input was made with; `dropout` as StUnet::forward takes it.
+/// Collective over tiles.comm().
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
-            const std::vector<std::vector<float>>& base, int classes);
+            const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout = {});
 
 /// P(amount >= threshold) of every lead: [leads x thresholds x height x width], from logits. Local.
 std::vector<float> exceedance_fields(const Tensor& logits);
-/// Parameters to and from a checkpoint's arrays "PREFIX/NAME". Throws a data Error when names or shapes differ.
-void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix, Checkpoint& checkpoint);
+/// Parameters to and from a checkpoint's arrays "PREFIX/NAME". Throws a data Error when names or shapes
+/// differ.
+void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix,
+                      Checkpoint& checkpoint);
 void load_parameters(const Checkpoint& checkpoint, const std::string& prefix,
                      const std::vector<Parameter*>& parameters);
 

@@ -22,15 +22,15 @@ struct PooledRows {
   std::vector<std::int8_t> persisted; ///< class of the last window before each row; -1 = unknown
 };
 
-/// By lead, about 100 000 cells and at most 240 initial times of the training range [from, to), chosen by
+/// By lead, about 100 000 cells and at most 240 initial times of the training spans, chosen by
 /// counter-based random numbers: the same cells on every tiling, on the rank that holds them. Each sees the
 /// climatology without its own neighbourhood in time. `reader` must cover the climatology's tile with
 /// RecentWeather::reach more cells inside the domain; `area`: relative area of the tile's cells. Collective.
-/// Throws a data Error when no initial time of the range has a complete window.
+/// Throws a data Error when no initial time of the spans has a complete window.
 std::vector<PooledRows> pooled_rows(const Communicator& comm, const Log& log, ArchiveReader& reader,
                                     const RecentWeatherRule& rule, const Climatology& climatology,
                                     const std::vector<double>& leads_hours, std::span<const float> area,
-                                    Time from, Time to);
+                                    std::span<const TimeSpan> spans);
 
 /// By lead. The same bits on any number of ranks. Collective.
 std::vector<LogisticRegression> fit_pooled_regression(const Communicator& comm,

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "pluvia/nn/blocks.hpp"
+#include "pluvia/ops/pointwise.hpp"
 
 namespace pluvia {
 
@@ -29,9 +30,11 @@ public:
   /// The margins that forward() wants around its input.
   Margin input_margin() const;
   /// input [B, T, Y, X, inputs] -> f [B, leads, Y, X, K + 1] with logits = base + f; base (the logarithms of
-  /// class probabilities) has the shape of the logits. Tiles of level 0, also of a tiling with more levels.
+  /// class probabilities) has the shape of the logits. In training, skips lose the channels that `dropout`
+  /// says. Tiles of level 0, also of a tiling with more levels.
   /// Collective over tiles.comm().
-  Var forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base);
+  Var forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base,
+              const Dropout& dropout = {});
 
 private:
   struct Level {

@@ -25,11 +25,11 @@ public:
   /// forecast), calibrated_persistence (the frequency that followed it in training), logistic_regression.
   static const std::vector<std::string>& names();
 
-  /// Fits on the pooled_rows of the training range [from, to), and fails as they do. Collective.
+  /// Fits on the pooled_rows of the training spans, and fails as they do. Collective.
   static References fit(const Communicator& comm, const Log& log, ArchiveReader& reader,
                         const RecentWeatherRule& rule, const Climatology& climatology,
-                        const std::vector<double>& leads_hours, std::span<const float> area, Time from,
-                        Time to);
+                        const std::vector<double>& leads_hours, std::span<const float> area,
+                        std::span<const TimeSpan> spans);
 
   /// P(amount >= threshold) of each reference as [thresholds x cells], from the climatology [thresholds x
   /// cells] of the lead's window. Persistence falls back to climatology where the last window is unknown.
