@@ -116,6 +116,13 @@ void read_value(const YAML::Node& node, std::string& out) {
   out = node.IsNull() ? "" : node.Scalar();
 }
 
+void read_value(const YAML::Node& node, LatLon& out) {
+  if (!node.IsSequence() || node.size() != 2)
+    throw Mismatch{"[latitude, longitude] or a list of such", describe(node)};
+  read_value(node[0], out.latitude);
+  read_value(node[1], out.longitude);
+}
+
 template <class T> void read_value(const YAML::Node& node, std::vector<T>& out) {
   out.clear();
   if (node.IsSequence()) {
@@ -123,6 +130,13 @@ template <class T> void read_value(const YAML::Node& node, std::vector<T>& out) 
   } else if (!std::is_same_v<T, std::string> || !node.IsScalar() || !node.Scalar().empty()) {
     read_value(node, out.emplace_back()); // one value stands for a list of one, an empty text for none
   }
+}
+
+void read_value(const YAML::Node& node, std::vector<LatLon>& out) {
+  out.clear();
+  if (node.IsSequence() && node.size() > 0 && node[0].IsScalar()) return read_value(node, out.emplace_back());
+  if (!node.IsSequence()) throw Mismatch{"[latitude, longitude] or a list of such", describe(node)};
+  for (const YAML::Node& item : node) read_value(item, out.emplace_back());
 }
 
 void read_value(const YAML::Node& node, std::map<std::string, double>& out) {
@@ -198,7 +212,8 @@ private:
          std::holds_alternative<std::vector<std::string>*>(key->target)))
       return YAML::Node(text);
     const bool numbers = key != nullptr && (std::holds_alternative<std::vector<std::int64_t>*>(key->target) ||
-                                            std::holds_alternative<std::vector<double>*>(key->target));
+                                            std::holds_alternative<std::vector<double>*>(key->target) ||
+                                            std::holds_alternative<std::vector<LatLon>*>(key->target));
     try {
       return YAML::Load(numbers && !bracketed ? "[" + text + "]" : text);
     } catch (const YAML::Exception& error) {

@@ -126,6 +126,8 @@ void declare(ForecastSettings& s, const Declare& key) {
       "initial times: TIME, T1,T2,..., T1/T2/PT6H or latest; empty = the whole test range");
   key("forecast.output", &s.output, "", {.not_empty = true}, "folder of the products");
   key("forecast.write_logits", &s.write_logits, "", {}, "write the network's raw logits as well");
+  key("forecast.write_attention", &s.write_attention, "degrees", {},
+      "places [latitude, longitude] for which it is written where and when the network looked");
 }
 
 void declare(VerifySettings& s, const Declare& key) {
@@ -225,6 +227,9 @@ bool satisfies(double value, const Limits& limits) {
 bool satisfies(bool, const Limits&) {
   return true;
 }
+bool satisfies(const std::vector<LatLon>&, const Limits&) {
+  return true; // the grid decides
+}
 bool satisfies(const std::string& value, const Limits& limits) {
   if (limits.not_empty && value.empty()) return false;
   if (!limits.words.empty() && std::ranges::find(limits.words, value) == limits.words.end()) return false;
@@ -263,6 +268,9 @@ std::string yaml(const std::string& value) {
   }
   return out + '"';
 }
+std::string yaml(const LatLon& value) {
+  return fmt::format("[{}, {}]", value.latitude, value.longitude);
+}
 template <class T> std::string yaml(const std::vector<T>& values) {
   std::vector<std::string> items;
   for (const T& value : values) items.push_back(yaml(value));
@@ -282,6 +290,7 @@ struct TypeName {
   const char* operator()(const std::vector<std::int64_t>*) const { return "list of whole numbers"; }
   const char* operator()(const std::vector<double>*) const { return "list of numbers"; }
   const char* operator()(const std::vector<std::string>*) const { return "list of texts"; }
+  const char* operator()(const std::vector<LatLon>*) const { return "list of [latitude, longitude]"; }
   const char* operator()(const std::map<std::string, double>*) const { return "NAME: NUMBER pairs"; }
 };
 

@@ -24,9 +24,9 @@ struct Limits {
 
 /// One declared key: where it lives, what it may hold, what it means.
 struct Key {
-  using Target =
-      std::variant<std::int64_t*, double*, bool*, std::string*, std::vector<std::int64_t>*,
-                   std::vector<double>*, std::vector<std::string>*, std::map<std::string, double>*>;
+  using Target = std::variant<std::int64_t*, double*, bool*, std::string*, std::vector<std::int64_t>*,
+                              std::vector<double>*, std::vector<std::string>*, std::vector<LatLon>*,
+                              std::map<std::string, double>*>;
   std::string name; ///< dotted
   Target target;
   std::string unit;

@@ -9,6 +9,7 @@
 
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
+#include "pluvia/forecast/attention_file.hpp"
 #include "pluvia/forecast/product.hpp"
 #include "pluvia/model/calibration.hpp"
 #include "pluvia/model/climatology.hpp"
@@ -142,6 +143,24 @@ std::vector<float> classes_outermost(const Tensor& logits) {
   return out;
 }
 
+/// The product's probabilities at chosen cells: [cells x leads x thresholds]. Collective.
+std::vector<float> at_cells(const Communicator& world, const ProductTile& product,
+                            const std::vector<AttentionProbe::Cell>& cells) {
+  const auto size = static_cast<std::size_t>(product.tile.cells());
+  const std::size_t fields = product.probability.size() / size;
+  std::vector<float> out(cells.size() * fields, 0.0F);
+  const Rect& tile = product.tile;
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    const auto [y, x] = cells[i];
+    if (intersect(tile, {y, y + 1, x, x + 1}).empty()) continue;
+    const auto at = static_cast<std::size_t>((y - tile.y0) * tile.width() + x - tile.x0);
+    for (std::size_t field = 0; field < fields; ++field)
+      out[i * fields + field] = round_probability(product.probability[field * size + at]);
+  }
+  world.all_reduce(std::span<float>(out), Reduce::sum);
+  return out;
+}
+
 } // namespace
 
 std::vector<Time> requested_times(const Settings& settings, const ArchiveIndex& index) {
@@ -189,6 +208,8 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
   }
   Decomposition tiles(world, layout(deepest, index.grid, world.size()));
   const Rect tile = tiles.tile(0);
+  const std::vector<LatLon>& places = settings.forecast.write_attention;
+  const std::vector<AttentionProbe::Cell> cells = cells_holding(world, index, tile, places);
 
   std::vector<Member> members;
   std::vector<std::string> digests;
@@ -239,7 +260,10 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       product.latitudes = sampler.reader().latitudes();
       product.longitudes = sampler.reader().longitudes();
     }
+    std::vector<AttentionProbe> probes;
     for (Member& member : members) {
+      AttentionProbe* const probe =
+          cells.empty() ? nullptr : &probes.emplace_back(AttentionProbe{cells, {}, {}});
       std::vector<std::vector<float>> pi;
       for (Time lead : rule.leads) pi.push_back(member.climatology.at(init + lead));
       const std::vector<std::vector<float>> base =
@@ -250,7 +274,8 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       });
       const std::vector<std::uint8_t> missing = std::move(input.quality);
       Tape tape(Tape::Mode::forget);
-      const Var logits = predict(member.network, tape, tiles, std::move(input), base, rule.classes());
+      const Var logits =
+          predict(member.network, tape, tiles, std::move(input), base, rule.classes(), {}, probe);
       std::vector<float> probability = exceedance_fields(logits->value);
       if (member.calibration) {
         const std::size_t size = probability.size() / rule.leads.size();
@@ -267,8 +292,16 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       }
     }
     for (float& p : product.probability) p /= static_cast<float>(members.size());
-    written.push_back((std::filesystem::path(settings.forecast.output) / product_name(init)).string());
+    const std::filesystem::path folder = settings.forecast.output;
+    written.push_back((folder / product_name(init)).string());
     write_product(world, written.back(), header, init, product);
+    for (std::size_t i = 0; i < probes.size(); ++i) {
+      gather(world, probes[i]);
+      ProductHeader own = header;
+      own.weights_digest = digests[i];
+      write_attention(world, (folder / attention_name(init, i, members.size())).string(), own, init,
+                      {places, probes[i], members[i].network.first_level(), at_cells(world, product, cells)});
+    }
     progress.update(static_cast<std::int64_t>(written.size()), format_time(init));
   }
   return written;

@@ -27,11 +27,6 @@ std::string iso_duration(Time length) {
                             : "PT" + std::to_string(length / 60) + "M";
 }
 
-/// Three decimals, half away from zero: a rising function, so probabilities stay monotone in the threshold.
-float rounded(float probability) {
-  return static_cast<float>(std::round(static_cast<double>(probability) * 1000.0) / 1000.0);
-}
-
 void check_tile(const ProductHeader& header, const ProductTile& tile) {
   const auto cells = static_cast<std::size_t>(tile.tile.cells());
   const std::size_t leads = header.leads_hours.size(), thresholds = header.thresholds_mm.size();
@@ -42,44 +37,6 @@ void check_tile(const ProductHeader& header, const ProductTile& tile) {
     fail(ExitCode::failed, "A forecast tile does not have the size of its rectangle");
   for (float p : tile.probability)
     if (p < 0 || p > 1) fail(ExitCode::failed, "A probability of " + std::to_string(p) + " was forecast");
-}
-
-void write_coordinates(NcWriter& file, const ProductHeader& header, Time init) {
-  const std::size_t leads = header.leads_hours.size();
-  const Time window = seconds(header.window_hours);
-  file.write_table("forecast_reference_time", std::vector<double>{static_cast<double>(init)});
-  file.write_table("forecast_period", header.leads_hours);
-  file.write_table("threshold", header.thresholds_mm);
-  std::vector<double> bounds;
-  for (std::size_t i = 0; i < leads; ++i) {
-    const Time end = init + seconds(header.leads_hours[i]);
-    write_time(file, i, end);
-    bounds.push_back(static_cast<double>(end - window));
-    bounds.push_back(static_cast<double>(end));
-  }
-  file.write_table("time_bnds", bounds);
-}
-
-void add_coordinates(NcWriter& file, const ProductHeader& header) {
-  write_time_axis(file, header.leads_hours.size(), "validity time (end of accumulation period)");
-  file.add_dimension("threshold", header.thresholds_mm.size());
-  write_grid(file, header.grid);
-  file.set_text("time", "bounds", "time_bnds");
-  file.add_table("time_bnds", NcType::f64, {"time", "bnds"});
-  file.add_table("forecast_reference_time", NcType::f64, {});
-  file.set_text("forecast_reference_time", "standard_name", "forecast_reference_time");
-  file.set_text("forecast_reference_time", "long_name", "nominal time of last satellite image used");
-  file.set_text("forecast_reference_time", "units", "seconds since 1970-01-01 00:00:00");
-  file.set_text("forecast_reference_time", "calendar", "standard");
-  file.add_table("forecast_period", NcType::f64, {"time"});
-  file.set_text("forecast_period", "standard_name", "forecast_period");
-  file.set_text("forecast_period", "long_name", "lead time to end of accumulation period");
-  file.set_text("forecast_period", "units", "hours");
-  file.add_table("threshold", NcType::f32, {"threshold"});
-  file.set_text("threshold", "standard_name", diagnostic);
-  file.set_text("threshold", "long_name", "precipitation accumulation threshold");
-  file.set_text("threshold", "units", "mm");
-  file.set_text("threshold", "spp__relative_to_threshold", "greater_than_or_equal_to");
 }
 
 /// What a field refers to beside its dimensions.
@@ -137,43 +94,92 @@ void set_globals(NcWriter& file, const ProductHeader& header, Time init, const s
     file.set_text("", attribute, text);
   };
   const auto [first, last] = std::minmax_element(header.leads_hours.begin(), header.leads_hours.end());
-  const Time window = seconds(header.window_hours), frame = seconds(header.frame_minutes / 60);
-  std::string now = format_time(
-      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count());
-  file.communicator().broadcast(now, 0); // attributes must agree on all ranks
+  const Time window = seconds(header.window_hours);
   std::ostringstream summary;
   summary << "Probability that the precipitation of " << header.window_hours
           << " h reaches each threshold, from a sequence of satellite images.";
 
-  set("Conventions", "CF-1.11 ACDD-1.3");
+  set_provenance(file, header, init);
   set("title", "Pluvia probabilistic precipitation forecast");
   set("summary", summary.str());
   set("keywords", "precipitation, probability, satellite, forecast");
-  set("source",
-      "Pluvia " PLUVIA_VERSION ", weights " + header.weights_digest + ", inputs " + header.predictors);
-  set("history", now + " pluvia forecast (" PLUVIA_VERSION ")");
-  set("date_created", now);
   set("id", std::filesystem::path(name).stem().string());
   set("processing_level", "L4 forecast");
   set("standard_name_vocabulary", "CF Standard Name Table v92");
-  set("forecast_reference_time", format_time(init));
   set("time_coverage_start", format_time(init + seconds(*first) - window));
   set("time_coverage_end", format_time(init + seconds(*last)));
   set("time_coverage_resolution", iso_duration(window));
   const char* limits[] = {"geospatial_lat_min", "geospatial_lat_max", "geospatial_lon_min",
                           "geospatial_lon_max"};
   for (std::size_t i = 0; i < 4; ++i) file.set_numbers("", limits[i], NcType::f64, {extent[i]});
-  set("weights_digest", header.weights_digest);
-  set("input_frames", format_time(init - frame * std::max(0, header.history - 1)) + "/" + format_time(init) +
-                          "/" + iso_duration(frame));
-  set("configuration", header.configuration);
 }
 
 } // namespace
 
+float round_probability(float probability) {
+  return static_cast<float>(std::round(static_cast<double>(probability) * 1000.0) / 1000.0);
+}
+
 std::string product_name(Time init) {
   return "pluvia_pop_i" + format_time_compact(init) + ".nc";
+}
+
+void add_forecast_axes(NcWriter& file, const ProductHeader& header) {
+  write_time_axis(file, header.leads_hours.size(), "validity time (end of accumulation period)");
+  file.add_dimension("threshold", header.thresholds_mm.size());
+  file.set_text("time", "bounds", "time_bnds");
+  file.add_table("time_bnds", NcType::f64, {"time", "bnds"});
+  file.add_table("forecast_reference_time", NcType::f64, {});
+  file.set_text("forecast_reference_time", "standard_name", "forecast_reference_time");
+  file.set_text("forecast_reference_time", "long_name", "nominal time of last satellite image used");
+  file.set_text("forecast_reference_time", "units", "seconds since 1970-01-01 00:00:00");
+  file.set_text("forecast_reference_time", "calendar", "standard");
+  file.add_table("forecast_period", NcType::f64, {"time"});
+  file.set_text("forecast_period", "standard_name", "forecast_period");
+  file.set_text("forecast_period", "long_name", "lead time to end of accumulation period");
+  file.set_text("forecast_period", "units", "hours");
+  file.add_table("threshold", NcType::f32, {"threshold"});
+  file.set_text("threshold", "standard_name", diagnostic);
+  file.set_text("threshold", "long_name", "precipitation accumulation threshold");
+  file.set_text("threshold", "units", "mm");
+  file.set_text("threshold", "spp__relative_to_threshold", "greater_than_or_equal_to");
+}
+
+void write_forecast_axes(NcWriter& file, const ProductHeader& header, Time init) {
+  const std::size_t leads = header.leads_hours.size();
+  const Time window = seconds(header.window_hours);
+  file.write_table("forecast_reference_time", std::vector<double>{static_cast<double>(init)});
+  file.write_table("forecast_period", header.leads_hours);
+  file.write_table("threshold", header.thresholds_mm);
+  std::vector<double> bounds;
+  for (std::size_t i = 0; i < leads; ++i) {
+    const Time end = init + seconds(header.leads_hours[i]);
+    write_time(file, i, end);
+    bounds.push_back(static_cast<double>(end - window));
+    bounds.push_back(static_cast<double>(end));
+  }
+  file.write_table("time_bnds", bounds);
+}
+
+void set_provenance(NcWriter& file, const ProductHeader& header, Time init) {
+  const auto set = [&](const char* attribute, const std::string& text) {
+    file.set_text("", attribute, text);
+  };
+  const Time frame = seconds(header.frame_minutes / 60);
+  std::string now = format_time(
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
+  file.communicator().broadcast(now, 0); // attributes must agree on all ranks
+  set("Conventions", "CF-1.11 ACDD-1.3");
+  set("source",
+      "Pluvia " PLUVIA_VERSION ", weights " + header.weights_digest + ", inputs " + header.predictors);
+  set("history", now + " pluvia forecast (" PLUVIA_VERSION ")");
+  set("date_created", now);
+  set("forecast_reference_time", format_time(init));
+  set("weights_digest", header.weights_digest);
+  set("input_frames", format_time(init - frame * std::max(0, header.history - 1)) + "/" + format_time(init) +
+                          "/" + iso_duration(frame));
+  set("configuration", header.configuration);
 }
 
 void write_product(const Communicator& comm, const std::string& path, const ProductHeader& header, Time init,
@@ -187,15 +193,16 @@ void write_product(const Communicator& comm, const std::string& path, const Prod
   const std::vector<double> extent = geographic_extent(comm, header, tile);
 
   NcWriter file(comm, path);
-  add_coordinates(file, header);
+  write_grid(file, header.grid);
+  add_forecast_axes(file, header);
   add_fields(file, header, class_count);
   set_globals(file, header, init, path, extent);
-  write_coordinates(file, header, init);
+  write_forecast_axes(file, header, init);
   if (header.grid.kind == Grid::Kind::projected)
     write_latitude_longitude(file, header.grid, tile.tile, tile.latitudes, tile.longitudes);
 
   std::vector<float> probability(tile.probability.size());
-  std::transform(tile.probability.begin(), tile.probability.end(), probability.begin(), rounded);
+  std::transform(tile.probability.begin(), tile.probability.end(), probability.begin(), round_probability);
   file.write_tile(variable_name, {0, 0}, {leads, thresholds}, tile.tile, probability);
   std::vector<std::uint8_t> quality;
   for (std::size_t lead = 0; lead < leads; ++lead)

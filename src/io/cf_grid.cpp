@@ -15,15 +15,15 @@ constexpr const char* wgs84 =
     "CS[ellipsoidal,2],AXIS[\"latitude\",north],AXIS[\"longitude\",east],"
     "ANGLEUNIT[\"degree\",0.0174532925199433],ID[\"EPSG\",4326]]";
 
-/// Edges of cells half-way between their centres; [n][2].
-std::vector<double> edges(const std::vector<double>& centres, double least, double most) {
+/// Edges of cells half-way between their centres, at most `limit` from 0; [n][2].
+std::vector<double> edges(const std::vector<double>& centres, double limit) {
   const std::size_t n = centres.size();
   std::vector<double> out(2 * n);
   for (std::size_t i = 0; i < n; ++i) {
     const double before = i > 0 ? centres[i] - centres[i - 1] : n > 1 ? centres[1] - centres[0] : 0;
     const double after = i + 1 < n ? centres[i + 1] - centres[i] : before;
-    out[2 * i] = std::clamp(centres[i] - before / 2, least, most);
-    out[2 * i + 1] = std::clamp(centres[i] + after / 2, least, most);
+    out[2 * i] = std::clamp(centres[i] - before / 2, -limit, limit);
+    out[2 * i + 1] = std::clamp(centres[i] + after / 2, -limit, limit);
   }
   return out;
 }
@@ -31,7 +31,7 @@ std::vector<double> edges(const std::vector<double>& centres, double least, doub
 struct Axis {
   std::string name, standard_name, units, letter;
   const std::vector<double>& centres;
-  double limit; ///< of |edge|
+  std::vector<double> edges;
 };
 
 void write_axis(NcWriter& file, const Axis& axis) {
@@ -43,7 +43,7 @@ void write_axis(NcWriter& file, const Axis& axis) {
   file.set_text(axis.name, "bounds", axis.name + "_bnds");
   file.add_table(axis.name + "_bnds", NcType::f64, {axis.name, "bnds"});
   file.write_table(axis.name, axis.centres);
-  file.write_table(axis.name + "_bnds", edges(axis.centres, -axis.limit, axis.limit));
+  file.write_table(axis.name + "_bnds", axis.edges);
 }
 
 bool starts_with(const std::string& text, const char* start) {
@@ -76,16 +76,31 @@ std::vector<double> read_axis(const NcReader& file, const std::string& name) {
 
 } // namespace
 
+std::vector<double> row_edges(const Grid& grid) {
+  return edges(grid.y, grid.kind == Grid::Kind::latlon ? 90.0 : HUGE_VAL);
+}
+
+std::vector<double> column_edges(const Grid& grid) {
+  return edges(grid.x, HUGE_VAL);
+}
+
+AxisNames standard_names(const Grid& grid) {
+  if (grid.kind == Grid::Kind::latlon) return {"latitude", "longitude"};
+  const std::string kind = starts_with(grid.x_units, "rad") ? "_angular_coordinate" : "_coordinate";
+  return {"projection_y" + kind, "projection_x" + kind};
+}
+
 void write_grid(NcWriter& file, const Grid& grid) {
-  const bool latlon = grid.kind == Grid::Kind::latlon;
-  const std::string projected = starts_with(grid.x_units, "rad") ? "_angular_coordinate" : "_coordinate";
+  const AxisNames names = standard_names(grid);
   file.add_dimension("bnds", 2);
-  write_axis(file, {grid.y_name, latlon ? "latitude" : "projection_y" + projected, grid.y_units, "Y", grid.y,
-                    latlon ? 90.0 : HUGE_VAL});
-  write_axis(file, {grid.x_name, latlon ? "longitude" : "projection_x" + projected, grid.x_units, "X", grid.x,
-                    HUGE_VAL});
+  write_axis(file, {grid.y_name, names.y, grid.y_units, "Y", grid.y, row_edges(grid)});
+  write_axis(file, {grid.x_name, names.x, grid.x_units, "X", grid.x, column_edges(grid)});
+  write_grid_mapping(file, grid);
+}
+
+void write_grid_mapping(NcWriter& file, const Grid& grid) {
   file.add_table("crs", NcType::i32, {});
-  if (latlon) {
+  if (grid.kind == Grid::Kind::latlon) {
     file.set_text("crs", "grid_mapping_name", "latitude_longitude");
     file.set_numbers("crs", "longitude_of_prime_meridian", NcType::f64, {0});
     file.set_numbers("crs", "semi_major_axis", NcType::f64, {6378137});

@@ -30,9 +30,10 @@ StUnet make_network(const Settings& settings) {
 }
 
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
-            const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout) {
+            const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout,
+            AttentionProbe* probe) {
   return network.forward(tape, tiles, Tape::leaf(std::move(input.features)),
-                         Tape::leaf(log_base(base, tiles.tile(0), classes)), dropout);
+                         Tape::leaf(log_base(base, tiles.tile(0), classes)), dropout, probe);
 }
 
 std::vector<float> exceedance_fields(const Tensor& logits) {

@@ -27,11 +27,11 @@ SpaceTimeBlock::Heads make_heads(ParameterSet& set, const std::string& name, Ind
 }
 
 Var attend_with(Tape& tape, Decomposition& tiles, int level, const SpaceTimeBlock::Heads& heads, const Var& n,
-                const AttentionWindow& window) {
+                const AttentionWindow& window, const AttentionView& view) {
   const Margin keys = key_margin(tiles, level, window);
   const Var q = apply(tape, heads.q, n, nullptr, query_margin(tiles, level, window));
   return attention(tape, tiles, level, q, apply(tape, heads.k, n, nullptr, keys),
-                   apply(tape, heads.v, n, nullptr, keys), window);
+                   apply(tape, heads.v, n, nullptr, keys), window, view);
 }
 
 } // namespace
@@ -67,7 +67,8 @@ SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name,
   return block;
 }
 
-Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x) {
+Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x,
+            AttentionProbe* probe) {
   const AttentionSettings& form = block.settings;
   const AxisWindow own{AxisWindow::Kind::own, 0, 0};
   const AxisWindow past{AxisWindow::Kind::past, 0, x->value.shape().t};
@@ -79,11 +80,15 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
   const Var n = apply(tape, block.norm, x, Activation::none);
   Var mixed;
   if (form.form == "joint") {
-    mixed = attend_with(tape, tiles, level, block.spatial, n, {past, y, x_axis});
+    mixed = attend_with(tape, tiles, level, block.spatial, n, {past, y, x_axis},
+                        watch(probe, AttentionKind::joint, level));
   } else {
-    const Var spatial = attend_with(tape, tiles, level, block.spatial, n, {own, y, x_axis});
-    const Var temporal = attend_with(tape, tiles, level, block.temporal, n, {past, own, own});
+    const Var spatial = attend_with(tape, tiles, level, block.spatial, n, {own, y, x_axis},
+                                    watch(probe, AttentionKind::spatial, level));
+    const Var temporal = attend_with(tape, tiles, level, block.temporal, n, {past, own, own},
+                                     watch(probe, AttentionKind::temporal, level));
     const Var gate = apply(tape, block.gate_temporal, temporal, apply(tape, block.gate_spatial, spatial));
+    if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
     mixed = blend(tape, gate, spatial, temporal);
   }
   const Var attended = apply(tape, block.output, mixed, x);
@@ -105,7 +110,8 @@ SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, In
   return skip;
 }
 
-Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x) {
+Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x,
+            AttentionProbe* probe) {
   const Shape s = skip.lead_embedding->value.shape();
   Tensor embedding = skip.lead_embedding->value.clone();
   for (Index lead = 0; lead < s.t; ++lead)
@@ -129,7 +135,7 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
   const Var n = apply(tape, skip.norm, x, Activation::none);
   const Var o =
       attention(tape, tiles, level, apply(tape, skip.q, lead), apply(tape, skip.k, n, nullptr, keys),
-                apply(tape, skip.v, n, nullptr, keys), window);
+                apply(tape, skip.v, n, nullptr, keys), window, watch(probe, AttentionKind::skip, level));
   return apply(tape, skip.output, o);
 }
 

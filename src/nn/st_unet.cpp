@@ -67,14 +67,16 @@ Margin StUnet::input_margin() const {
 }
 
 Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base,
-                    const Dropout& dropout) {
+                    const Dropout& dropout, AttentionProbe* probe) {
   const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
                        Margin margin = {}) {
     return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
   };
-  const auto apply = [&](const auto& block, int level, const Var& x) {
+  const auto apply = [&](const auto& block, int level, const Var& x, auto... watcher) {
     return tape.apply(
-        [&block, &tiles, level](Tape& t, const Var& v) { return pluvia::forward(block, t, tiles, level, v); },
+        [&block, &tiles, level, watcher...](Tape& t, const Var& v) {
+          return pluvia::forward(block, t, tiles, level, v, watcher...);
+        },
         x);
   };
   const Margin stem_margin = reach(stem_.stencil);
@@ -85,8 +87,8 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Va
   for (std::size_t l = 0; l < levels_.size(); ++l) {
     const int level = merged_ + static_cast<int>(l);
     x = apply(levels_[l].encode, level, x);
-    for (const SpaceTimeBlock& block : levels_[l].attention) x = apply(block, level, x);
-    skips.push_back(drop_channels(tape, apply(levels_[l].skip, level, x), dropout, l));
+    for (const SpaceTimeBlock& block : levels_[l].attention) x = apply(block, level, x, probe);
+    skips.push_back(drop_channels(tape, apply(levels_[l].skip, level, x, probe), dropout, l));
     if (l + 1 < levels_.size()) x = lin(levels_[l].down, merge(tape, x));
   }
 

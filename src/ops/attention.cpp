@@ -412,6 +412,33 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWi
   });
 }
 
+std::vector<float> attention_weights(const Tensor& q, const Tensor& k, const AttentionWindow& window,
+                                     TileOrigin origin, Index t, Index y, Index x) {
+  const bool shared = q.shape().y == 1 && q.shape().x == 1;
+  const float* query = q.cell(0, t, shared ? 0 : y, shared ? 0 : x);
+  const Span frames = window.t.keys(t), rows = shifted(window.y.keys(y + origin.y), origin.y),
+             columns = shifted(window.x.keys(x + origin.x), origin.x);
+  std::vector<float> out;
+  std::vector<double> p;
+  for (Index channel = 0; channel < k.shape().c; channel += head_channels) {
+    p.clear();
+    for (Index kt = frames.from; kt < frames.to; ++kt)
+      for (Index ky = rows.from; ky < rows.to; ++ky)
+        for (Index kx = columns.from; kx < columns.to; ++kx) {
+          const float* key = k.cell(0, kt, ky, kx);
+          double score = 0;
+          for (Index c = channel; c < channel + head_channels; ++c)
+            score += double{query[c]} * double{key[c]};
+          p.push_back(score * double{score_scale});
+        }
+    const double top = *std::ranges::max_element(p);
+    double sum = 0;
+    for (double& value : p) sum += value = std::exp(value - top);
+    for (const double value : p) out.push_back(static_cast<float>(value / sum));
+  }
+  return out;
+}
+
 void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta) {
   const Shape& s = o.shape();
   parallel_for(s.b * s.t * s.y, [&](Index row) {

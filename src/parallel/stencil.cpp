@@ -51,7 +51,7 @@ Margin key_margin(Decomposition& tiles, int level, const AttentionWindow& window
 }
 
 Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const Var& k, const Var& v,
-              const AttentionWindow& window) {
+              const AttentionWindow& window, const AttentionView& view) {
   const TileOrigin origin = origin_of(tiles.tile(level));
   const bool home = stays_home(window);
   if (!home) tiles.exchange(tiles.key_halo(level, window.y, window.x), {&k->value, &v->value}).finish();
@@ -63,6 +63,7 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
   Tensor o(s);
   auto log_sum = std::make_shared<Tensor>(per_head, margin);
   attend(q->value, k->value, v->value, window, origin, o, *log_sum);
+  if (view) view(q->value, k->value, window, origin);
 
   const auto pull = [&tiles, level, q, k, v, window, origin, home, log_sum](Node& node) {
     Tensor delta(log_sum->shape(), log_sum->margin());

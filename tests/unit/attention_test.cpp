@@ -83,23 +83,29 @@ void expect_near(const Tensor& is, const std::vector<double>& want, const char* 
   EXPECT_LT(worst, 5e-6 * scale) << what;
 }
 
-TEST(Attention, AgreesWithPlainSums) {
-  const Index frames = 5, ny = 11, nx = 19, leads = 3;
+constexpr Index frames = 5, ny = 11, nx = 19, leads = 3;
+
+struct Case {
+  const char* name;
+  AttentionWindow window;
+  Index query_frames;
+  bool shared;
+};
+
+std::vector<Case> cases() {
   const AxisWindow own{Kind::own, 0, 0}, past{Kind::past, 0, frames}, all{Kind::all, 0, frames};
   const AxisWindow around_y{Kind::around, 3, ny}, around_x{Kind::around, 3, nx};
   const AxisWindow block_y{Kind::block, 4, ny}, block_x{Kind::block, 4, nx};
-  struct Case {
-    const char* name;
-    AttentionWindow window;
-    Index query_frames;
-    bool shared;
-  };
-  for (const Case& c : {Case{"temporal", {past, own, own}, frames, false},
-                        Case{"neighbourhood", {own, around_y, around_x}, frames, false},
-                        Case{"windowed", {own, block_y, block_x}, frames, false},
-                        Case{"joint", {past, around_y, around_x}, frames, false},
-                        Case{"lead-time queries", {all, own, own}, leads, true},
-                        Case{"lead-time queries around", {all, around_y, around_x}, leads, true}}) {
+  return {{"temporal", {past, own, own}, frames, false},
+          {"neighbourhood", {own, around_y, around_x}, frames, false},
+          {"windowed", {own, block_y, block_x}, frames, false},
+          {"joint", {past, around_y, around_x}, frames, false},
+          {"lead-time queries", {all, own, own}, leads, true},
+          {"lead-time queries around", {all, around_y, around_x}, leads, true}};
+}
+
+TEST(Attention, AgreesWithPlainSums) {
+  for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
     const Shape keys{1, frames, ny, nx, 32};
     Shape out = keys;
@@ -117,6 +123,41 @@ TEST(Attention, AgreesWithPlainSums) {
     expect_near(dq, want.dq, "dq");
     expect_near(dk, want.dk, "dk");
     expect_near(dv, want.dv, "dv");
+  }
+}
+
+TEST(Attention, WeightsOfEveryQueryMakeItsOutput) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    const Shape keys{1, frames, ny, nx, 32}, out{1, c.query_frames, ny, nx, 32};
+    const Tensor q = random(c.shared ? Shape{1, leads, 1, 1, 32} : out, 1), k = random(keys, 2),
+                 v = random(keys, 3);
+    Tensor o(out), log_sum({1, c.query_frames, ny, nx, 2});
+    attend(q, k, v, c.window, {}, o, log_sum);
+    std::vector<double> made;
+    double worst_sum = 0;
+    for (Index t = 0; t < out.t; ++t)
+      for (Index y = 0; y < ny; ++y)
+        for (Index x = 0; x < nx; ++x) {
+          const std::vector<float> weights = attention_weights(q, k, c.window, {}, t, y, x);
+          const Span ts = c.window.t.keys(t), ys = c.window.y.keys(y), xs = c.window.x.keys(x);
+          std::size_t j = 0;
+          for (Index head = 0; head < 2; ++head) {
+            double sums[head_channels] = {}, total = 0;
+            for (Index kt = ts.from; kt < ts.to; ++kt)
+              for (Index ky = ys.from; ky < ys.to; ++ky)
+                for (Index kx = xs.from; kx < xs.to; ++kx, ++j) {
+                  total += double{weights.at(j)};
+                  for (Index i = 0; i < head_channels; ++i)
+                    sums[i] += double{weights[j]} * double{v.cell(0, kt, ky, kx)[head * head_channels + i]};
+                }
+            made.insert(made.end(), std::begin(sums), std::end(sums));
+            worst_sum = std::max(worst_sum, std::abs(total - 1));
+          }
+          EXPECT_EQ(j, weights.size());
+        }
+    expect_near(o, made, "o");
+    EXPECT_LT(worst_sum, 1e-6);
   }
 }
 

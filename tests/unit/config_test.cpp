@@ -74,6 +74,27 @@ TEST(Config, AListOfTextsMayBeOneTextOrNone) {
   EXPECT_EQ(read("forecast: {checkpoint: a.h5}", {"forecast.checkpoint="}).forecast.checkpoint, Texts{});
 }
 
+TEST(Config, PlacesAreOnePairOrAListOfPairs) {
+  using Places = std::vector<LatLon>;
+  const Places one{{5.1, -73.2}}, two{{5.1, -73.2}, {6, 1}};
+  const auto in_file = [](const std::string& text) {
+    return read("forecast: {write_attention: " + text + "}").forecast.write_attention;
+  };
+  EXPECT_EQ(in_file("[[5.1, -73.2], [6, 1]]"), two);
+  EXPECT_EQ(in_file("[5.1, -73.2]"), one);
+  EXPECT_EQ(in_file("[]"), Places{});
+  for (const char* text : {"5.1,-73.2", "[5.1,-73.2]", "[[5.1,-73.2]]"})
+    EXPECT_EQ(read("", {std::string("forecast.write_attention=") + text}).forecast.write_attention, one)
+        << text;
+  Settings s;
+  s.forecast.write_attention = two;
+  EXPECT_EQ(read(resolved_yaml(s)), s);
+  for (const char* text :
+       {"5", "[5.1]", "[[5.1, -73.2], 6]", "[[5.1, -73.2, 1]]", "[[5.1, west]]", "{lat: 5}"})
+    EXPECT_SAYS(refusal("forecast: {write_attention: " + std::string(text) + "}"),
+                "forecast.write_attention must be");
+}
+
 TEST(Config, OverridesReplaceTheFileInOrder) {
   const Settings s =
       read("train: {steps: 5, batch: 2}\ndata: {latency_minutes: {tb: 5}}\n",

@@ -84,11 +84,18 @@ struct TrainSettings {
   bool operator==(const TrainSettings&) const = default;
 };
 
+/// A place on the Earth [degrees].
+struct LatLon {
+  double latitude = 0, longitude = 0;
+  bool operator==(const LatLon&) const = default;
+};
+
 struct ForecastSettings {
   std::vector<std::string> checkpoint; ///< several = their mean; empty = the best one in train.output
   std::string init; ///< TIME | T1,T2,... | T1/T2/PT6H | latest; empty = the whole test range
   std::string output = "forecasts";
   bool write_logits = false;
+  std::vector<LatLon> write_attention; ///< where; empty = nowhere
   bool operator==(const ForecastSettings&) const = default;
 };
 

@@ -6,6 +6,7 @@
 #include "pluvia/comm/communicator.hpp"
 #include "pluvia/comm/tiling.hpp"
 #include "pluvia/io/grid.hpp"
+#include "pluvia/io/netcdf.hpp"
 #include "pluvia/io/time.hpp"
 
 namespace pluvia {
@@ -33,6 +34,17 @@ struct ProductTile {
   std::vector<float> logits;                ///< [leads x classes x height x width], or empty
   std::vector<float> latitudes, longitudes; ///< [height x width] on projected grids, else empty [degrees]
 };
+
+/// Three decimals, half away from zero: a rising function, so probabilities stay monotone in the threshold.
+float round_probability(float probability);
+
+/// Adds, then writes, what leads and thresholds are: `time` with bounds, forecast_reference_time,
+/// forecast_period and threshold. The file has a dimension "bnds". Collective.
+void add_forecast_axes(NcWriter& file, const ProductHeader& header);
+void write_forecast_axes(NcWriter& file, const ProductHeader& header, Time init);
+/// Sets the conventions and how the file came about: source, history, input frames, configuration.
+/// Collective.
+void set_provenance(NcWriter& file, const ProductHeader& header, Time init);
 
 /// "pluvia_pop_iYYYYMMDDTHHMMZ.nc".
 std::string product_name(Time init);

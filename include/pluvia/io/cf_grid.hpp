@@ -10,9 +10,20 @@
 
 namespace pluvia {
 
+/// Edges of a grid's rows and columns, half-way between their centres: [n][2], in the order of the cells.
+/// Local.
+std::vector<double> row_edges(const Grid& grid);
+std::vector<double> column_edges(const Grid& grid);
 /// Adds a grid to a file: dimensions and 1-D coordinates grid.y_name, grid.x_name with bounds, and the grid
-/// mapping variable "crs" (WGS 84 for latlon grids). Collective.
+/// mapping. Collective.
 void write_grid(NcWriter& file, const Grid& grid);
+/// Adds the grid mapping variable "crs" (WGS 84 for latlon grids). Collective.
+void write_grid_mapping(NcWriter& file, const Grid& grid);
+/// CF standard names of a grid's 1-D coordinates.
+struct AxisNames {
+  std::string y, x;
+};
+AxisNames standard_names(const Grid& grid);
 /// Adds and writes "lat" and "lon" on (y, x) [degrees] of a projected grid, from this rank's tile.
 /// Collective.
 void write_latitude_longitude(NcWriter& file, const Grid& grid, const Rect& tile,

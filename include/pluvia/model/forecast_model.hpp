@@ -23,10 +23,11 @@ std::size_t reader_cache_bytes(const Settings& settings, bool regression);
 StUnet make_network(const Settings& settings);
 
 /// Logits of one forecast: [1, leads, Y, X, classes]. `base` holds the class probabilities of each lead's
-/// window that they start from, the same as the input was made with; `dropout` as StUnet::forward takes it.
-/// Collective over tiles.comm().
+/// window that they start from, the same as the input was made with; `dropout` and `probe` as StUnet::forward
+/// takes them. Collective over tiles.comm().
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
-            const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout = {});
+            const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout = {},
+            AttentionProbe* probe = nullptr);
 
 /// P(amount >= threshold) of every lead: [leads x thresholds x height x width], from logits. Local.
 std::vector<float> exceedance_fields(const Tensor& logits);

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "pluvia/core/settings.hpp"
+#include "pluvia/nn/attention_probe.hpp"
 #include "pluvia/nn/layers.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
@@ -31,8 +32,9 @@ struct SpaceTimeBlock {
 };
 SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index channels,
                                      const AttentionSettings& settings);
-/// Collective over tiles.comm().
-Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x);
+/// A probe, where given, notes its weights and gate. Collective over tiles.comm().
+Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x,
+            AttentionProbe* probe = nullptr);
 
 /// Attention in a skip connection: every lead time asks each cell's T frames (and those of the cells `radius`
 /// around) for what it needs, so T frames become one frame per lead. Queries are linear in a learned plus a
@@ -46,7 +48,9 @@ struct SkipAttention {
 };
 SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, Index channels, Index radius,
                                   const std::vector<double>& lead_hours);
-/// [B, T, Y, X, C] -> [B, leads, Y, X, C]. Collective over tiles.comm().
-Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x);
+/// [B, T, Y, X, C] -> [B, leads, Y, X, C]. A probe, where given, notes its weights. Collective over
+/// tiles.comm().
+Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x,
+            AttentionProbe* probe = nullptr);
 
 } // namespace pluvia

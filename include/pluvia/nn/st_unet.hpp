@@ -31,10 +31,13 @@ public:
   Margin input_margin() const;
   /// input [B, T, Y, X, inputs] -> f [B, leads, Y, X, K + 1] with logits = base + f; base (the logarithms of
   /// class probabilities) has the shape of the logits. In training, skips lose the channels that `dropout`
-  /// says. Tiles of level 0, also of a tiling with more levels.
+  /// says; in forecasts a probe notes what its cells attend to. Tiles of level 0, also of a tiling with more
+  /// levels.
   /// Collective over tiles.comm().
   Var forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base,
-              const Dropout& dropout = {});
+              const Dropout& dropout = {}, AttentionProbe* probe = nullptr);
+  /// Level of the tiling that the first entry of model.channels lies on: 1 when the input is merged, else 0.
+  int first_level() const { return merged_; }
 
 private:
   struct Level {

@@ -49,6 +49,11 @@ struct TileOrigin {
 void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
             TileOrigin origin, Tensor& o, Tensor& log_sum);
 
+/// The weights softmax_j(q . k_j / 4) of one query of sample 0, frame t and cell (y, x) of the tile, over its
+/// keys: [C / 16, frames, rows, columns], for showing what attend does; keys and margins as there. Local.
+std::vector<float> attention_weights(const Tensor& q, const Tensor& k, const AttentionWindow& window,
+                                     TileOrigin origin, Index t, Index y, Index x);
+
 /// delta = sum over a head's channels of do o: [B, Tq, Y, X, C / 16]. Local.
 void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta);
 

@@ -1,4 +1,6 @@
 #pragma once
+#include <functional>
+
 #include "pluvia/ad/tape.hpp"
 #include "pluvia/parallel/decomposition.hpp"
 
@@ -19,10 +21,15 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
 Margin query_margin(Decomposition& tiles, int level, const AttentionWindow& window);
 Margin key_margin(Decomposition& tiles, int level, const AttentionWindow& window);
 
+/// Is shown what one attention is computed from: queries, keys with their halo, windows, and where the tile
+/// lies.
+using AttentionView =
+    std::function<void(const Tensor& q, const Tensor& k, const AttentionWindow& window, TileOrigin origin)>;
+
 /// Attention over all tiles (see attend): q with query_margin, or [1, Tq, 1, 1, C] when all cells ask alike;
-/// k and v with key_margin, which this fills. Returns o [B, Tq, Y, X, C]. Collective over tiles.comm() unless
-/// the window is the cell itself.
+/// k and v with key_margin, which this fills. Returns o [B, Tq, Y, X, C]. A view, where given, is shown them
+/// once. Collective over tiles.comm() unless the window is the cell itself.
 Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const Var& k, const Var& v,
-              const AttentionWindow& window);
+              const AttentionWindow& window, const AttentionView& view = {});
 
 } // namespace pluvia
