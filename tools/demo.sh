@@ -17,7 +17,7 @@ python=python3
 for command in simulate train forecast verify; do
   stage "$command" "${pluvia[@]}" "$command" inputs/demo.yaml "$@"
 done
-forecasts=(demo/forecasts/*.nc)
+forecasts=(demo/forecasts/pluvia_pop_*.nc)
 stage "draw a forecast" "$python" tools/plot_forecast.py "${forecasts[0]}" --archive demo/archive.nc -o demo/map.png
 stage "draw the scores" "$python" tools/plot_scores.py demo/scores/scores.json -o demo/scores.png
 

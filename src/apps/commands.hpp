@@ -35,7 +35,7 @@ ExitCode bench(const Communicator& world, const Settings& settings, const Log& l
 /// The reference of every key, or of one section (empty = all), on standard output. Local.
 ExitCode config(const std::string& section, const Log& log);
 
-/// What an archive, checkpoint or forecast holds, on standard output.
+/// What an archive, checkpoint, forecast or attention file holds, on standard output.
 ExitCode info(const Communicator& world, const std::string& file, const Log& log);
 
 /// The weights of a checkpoint as a safetensors file for other programs.

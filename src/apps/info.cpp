@@ -185,7 +185,21 @@ std::string describe_forecast(const std::string& file) {
   return out;
 }
 
-enum class Content { archive, checkpoint, forecast };
+std::string describe_attention(const std::string& file) {
+  const NcReader reader(file);
+  std::string out = "attention " + file + "\n";
+  out += fmt::format("forecast  {}\n", reader.text("", "forecast_reference_time"));
+  const std::vector<double> lat = reader.values("lat"), lon = reader.values("lon");
+  for (std::size_t i = 0; i < lat.size(); ++i)
+    out += fmt::format("  point {}  [{:g}, {:g}]\n", i + 1, lat[i], lon[i]);
+  for (const NcVariable& variable : reader.variables())
+    if (variable.name.find("_weight_level") != std::string::npos)
+      out += fmt::format("  {}({})\n", variable.name, fmt::join(variable.dimensions, ", "));
+  out += fmt::format("source: {}\n", reader.text("", "source"));
+  return out;
+}
+
+enum class Content { archive, checkpoint, forecast, attention };
 
 /// What rank 0 finds at a glance, told to all. Collective.
 Content content_of(const Communicator& world, const std::string& file) {
@@ -194,7 +208,9 @@ Content content_of(const Communicator& world, const std::string& file) {
     if (world.rank() != 0) return;
     if (is_checkpoint(file))
       found[0] = static_cast<std::int64_t>(Content::checkpoint);
-    else if (NcReader(file).has("probability_of_precipitation"))
+    else if (const NcReader reader(file); reader.has("skip_weight_level0"))
+      found[0] = static_cast<std::int64_t>(Content::attention);
+    else if (reader.has("probability_of_precipitation"))
       found[0] = static_cast<std::int64_t>(Content::forecast);
   });
   world.all_reduce(std::span<std::int64_t>(found), Reduce::max);
@@ -215,6 +231,11 @@ ExitCode info(const Communicator& world, const std::string& file, const Log& log
   case Content::forecast:
     together(world, [&] {
       if (world.rank() == 0) out = describe_forecast(file);
+    });
+    break;
+  case Content::attention:
+    together(world, [&] {
+      if (world.rank() == 0) out = describe_attention(file);
     });
     break;
   }

@@ -206,16 +206,16 @@ private:
   /// The text of an override as the file would hold it: texts need no quotes and lists no brackets.
   YAML::Node override_node(const std::string& name, const std::string& text) const {
     const Key* key = find(name);
-    const bool bracketed = text.starts_with('[');
+    const bool pairs = key != nullptr && std::holds_alternative<std::vector<LatLon>*>(key->target);
+    const bool bracketed = text.starts_with(pairs ? "[[" : "[") || text == "[]";
     if (key != nullptr && !bracketed &&
         (std::holds_alternative<std::string*>(key->target) ||
          std::holds_alternative<std::vector<std::string>*>(key->target)))
       return YAML::Node(text);
     const bool numbers = key != nullptr && (std::holds_alternative<std::vector<std::int64_t>*>(key->target) ||
-                                            std::holds_alternative<std::vector<double>*>(key->target) ||
-                                            std::holds_alternative<std::vector<LatLon>*>(key->target));
+                                            std::holds_alternative<std::vector<double>*>(key->target));
     try {
-      return YAML::Load(numbers && !bracketed ? "[" + text + "]" : text);
+      return YAML::Load((numbers || pairs) && !bracketed ? "[" + text + "]" : text);
     } catch (const YAML::Exception& error) {
       fail(ExitCode::usage, fmt::format("The value of {} is not valid YAML", name),
            "on the command line: " + std::string(error.msg), "Quote the whole argument for the shell.");

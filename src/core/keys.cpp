@@ -127,7 +127,7 @@ void declare(ForecastSettings& s, const Declare& key) {
   key("forecast.output", &s.output, "", {.not_empty = true}, "folder of the products");
   key("forecast.write_logits", &s.write_logits, "", {}, "write the network's raw logits as well");
   key("forecast.write_attention", &s.write_attention, "degrees", {},
-      "places [latitude, longitude] for which it is written where and when the network looked");
+      "points [latitude, longitude] for which it is written where and when the network looked");
 }
 
 void declare(VerifySettings& s, const Declare& key) {

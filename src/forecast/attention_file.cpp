@@ -20,7 +20,7 @@ namespace {
 
 constexpr double radians = 0.017453292519943295;
 
-/// A place seen from a cell's centre, in degrees of latitude.
+/// A point seen from a cell's centre, in degrees of latitude.
 struct Offset {
   double north = 0, east = 0;
 };
@@ -40,8 +40,8 @@ struct Centres {
   }
 };
 
-/// Whether a place lies within half a cell of the centre of (y, x), along both axes of the grid.
-bool inside(const Centres& cells, Index y, Index x, const Offset& place) {
+/// Whether a point lies within half a cell of the centre of (y, x), along both axes of the grid.
+bool inside(const Centres& cells, Index y, Index x, const Offset& point) {
   const Rect& r = cells.rect;
   const auto axis = [&](Index dy, Index dx) {
     const Index y0 = std::max(y - dy, r.y0), y1 = std::min(y + dy, r.y1 - 1);
@@ -52,8 +52,8 @@ bool inside(const Centres& cells, Index y, Index x, const Offset& place) {
   };
   const Offset row = axis(1, 0), column = axis(0, 1);
   const double area = row.north * column.east - row.east * column.north;
-  const double rows = (place.north * column.east - place.east * column.north) / area;
-  const double columns = (place.east * row.north - place.north * row.east) / area;
+  const double rows = (point.north * column.east - point.east * column.north) / area;
+  const double columns = (point.east * row.north - point.north * row.east) / area;
   return std::abs(rows) <= 0.501 &&
          std::abs(columns) <= 0.501; // coordinates may be stored in single precision
 }
@@ -70,9 +70,9 @@ const char* meaning_of(AttentionKind kind) {
   return meanings[static_cast<std::size_t>(kind)];
 }
 
-/// The extent of keys along one axis of the grid: for each place the centres and edges of cells of a level.
+/// The extent of keys along one axis of the grid: for each point the centres and edges of cells of a level.
 struct KeyAxis {
-  std::vector<double> centres, edges; ///< [places x length], [places x length x 2]; NaN past a smaller window
+  std::vector<double> centres, edges; ///< [points x length], [points x length x 2]; NaN past a smaller window
 };
 
 KeyAxis key_axis(const std::vector<Span>& keys, Index length, int level, const std::vector<double>& edges) {
@@ -102,13 +102,13 @@ void add_numbers(NcWriter& file, const std::string& name, NcType type,
   file.set_text(name, "units", units);
 }
 
-/// Coordinates NAME and NAME_bnds of the keys on (place, dimension).
+/// Coordinates NAME and NAME_bnds of the keys on (point, dimension).
 void write_key_axis(NcWriter& file, const std::string& name, const std::string& dimension,
                     const std::string& standard_name, const std::string& units, const KeyAxis& axis) {
-  add_numbers(file, name, NcType::f64, {"place", dimension}, "centre of the cells looked at", units);
+  add_numbers(file, name, NcType::f64, {"point", dimension}, "centre of the cells looked at", units);
   file.set_text(name, "standard_name", standard_name);
   file.set_text(name, "bounds", name + "_bnds");
-  file.add_table(name + "_bnds", NcType::f64, {"place", dimension, "bnds"});
+  file.add_table(name + "_bnds", NcType::f64, {"point", dimension, "bnds"});
   file.write_table(name, axis.centres);
   file.write_table(name + "_bnds", axis.edges);
 }
@@ -125,8 +125,8 @@ Weights file_weights(const AttentionMap& map) {
   out.by_head.assign(map.weights.begin(), map.weights.end());
   for (std::size_t i = 0; i < out.by_head.size(); ++i) {
     const auto x = static_cast<Index>(i) % map.width, y = static_cast<Index>(i) / map.width % map.height;
-    const std::size_t place = i / (static_cast<std::size_t>(map.queries) * heads * plane);
-    const Span &rows = map.rows[place], &columns = map.columns[place];
+    const std::size_t point = i / (static_cast<std::size_t>(map.queries) * heads * plane);
+    const Span &rows = map.rows[point], &columns = map.columns[point];
     if (rows.from + y >= rows.to || columns.from + x >= columns.to) out.by_head[i] = std::nan("");
   }
   out.mean.assign(out.by_head.size() / heads, 0.0);
@@ -141,7 +141,7 @@ void write_map(NcWriter& file, const Grid& grid, const AttentionMap& map, int le
   const std::string head = kind + "_head" + suffix, row = kind + "_row" + suffix,
                     column = kind + "_column" + suffix;
   file.add_dimension(head, static_cast<std::size_t>(map.heads));
-  std::vector<std::string> before{"place"}, after;
+  std::vector<std::string> before{"point"}, after;
   if (map.kind == AttentionKind::skip) before.emplace_back("time");
   if (map.kind != AttentionKind::spatial) after.emplace_back("frame");
   std::string coordinates = "lat lon";
@@ -175,16 +175,16 @@ void write_map(NcWriter& file, const Grid& grid, const AttentionMap& map, int le
   write(kind + "_weight_by_head" + suffix, {head}, meaning, weights.by_head);
 }
 
-void write_places(NcWriter& file, const ProductHeader& header, const AttentionRecord& record) {
+void write_points(NcWriter& file, const ProductHeader& header, const AttentionRecord& record) {
   const auto write = [&](const std::string& name, const std::string& standard_name,
                          const std::string& meaning, const std::string& units,
                          const std::vector<double>& values) {
-    add_numbers(file, name, NcType::f64, {"place"}, meaning, units);
+    add_numbers(file, name, NcType::f64, {"point"}, meaning, units);
     file.set_text(name, "standard_name", standard_name);
     file.write_table(name, values);
   };
   std::vector<double> lat, lon, y, x;
-  for (const LatLon& place : record.places) lat.push_back(place.latitude), lon.push_back(place.longitude);
+  for (const LatLon& point : record.points) lat.push_back(point.latitude), lon.push_back(point.longitude);
   for (const AttentionProbe::Cell& cell : record.probe.cells) {
     y.push_back(header.grid.y[static_cast<std::size_t>(cell.y)]);
     x.push_back(header.grid.x[static_cast<std::size_t>(cell.x)]);
@@ -195,7 +195,7 @@ void write_places(NcWriter& file, const ProductHeader& header, const AttentionRe
   write("cell_" + header.grid.y_name, names.y, "centre of the forecast's cell", header.grid.y_units, y);
   write("cell_" + header.grid.x_name, names.x, "centre of the forecast's cell", header.grid.x_units, x);
   const std::string p = "probability_of_precipitation";
-  add_numbers(file, p, NcType::f32, {"place", "time", "threshold"},
+  add_numbers(file, p, NcType::f32, {"point", "time", "threshold"},
               "probability of precipitation above threshold in the forecast's cell", "1");
   file.set_text(p, "coordinates", "lat lon forecast_period forecast_reference_time");
   file.write_table(p, std::vector<double>(record.probability.begin(), record.probability.end()));
@@ -216,37 +216,37 @@ void write_frames(NcWriter& file, const ProductHeader& header, Time init) {
 } // namespace
 
 std::vector<AttentionProbe::Cell> cells_holding(const Communicator& comm, const ArchiveIndex& index,
-                                                const Rect& tile, const std::vector<LatLon>& places) {
-  if (places.empty()) return {};
+                                                const Rect& tile, const std::vector<LatLon>& points) {
+  if (points.empty()) return {};
   constexpr std::int64_t nowhere = std::numeric_limits<std::int64_t>::max();
   const Index nx = index.grid.nx();
-  std::vector<double> nearest(places.size(), HUGE_VAL);
-  std::vector<std::int64_t> found(places.size(), nowhere); // 2 * cell, + 1 when the place is not in it
+  std::vector<double> nearest(points.size(), HUGE_VAL);
+  std::vector<std::int64_t> found(points.size(), nowhere); // 2 * cell, + 1 when the point is not in it
   together(comm, [&] {
     const Rect grown =
         intersect({tile.y0 - 1, tile.y1 + 1, tile.x0 - 1, tile.x1 + 1}, {0, index.grid.ny(), 0, nx});
     const ArchiveReader reader(index, grown, 0);
     const Centres cells{grown, reader.latitudes(), reader.longitudes()};
-    for (std::size_t i = 0; i < places.size(); ++i)
+    for (std::size_t i = 0; i < points.size(); ++i)
       for (Index y = tile.y0; y < tile.y1; ++y)
         for (Index x = tile.x0; x < tile.x1; ++x) {
-          const Offset place = cells.between(y, x, places[i].latitude, places[i].longitude);
-          const double distance = std::hypot(place.north, place.east);
+          const Offset point = cells.between(y, x, points[i].latitude, points[i].longitude);
+          const double distance = std::hypot(point.north, point.east);
           if (!(distance < nearest[i])) continue;
           nearest[i] = distance;
-          found[i] = 2 * (y * nx + x) + (inside(cells, y, x, place) ? 0 : 1);
+          found[i] = 2 * (y * nx + x) + (inside(cells, y, x, point) ? 0 : 1);
         }
   });
   std::vector<double> global = nearest;
   comm.all_reduce(std::span<double>(global), Reduce::min);
-  for (std::size_t i = 0; i < places.size(); ++i)
+  for (std::size_t i = 0; i < points.size(); ++i)
     if (nearest[i] > global[i]) found[i] = nowhere;
   comm.all_reduce(std::span<std::int64_t>(found), Reduce::min);
   std::vector<AttentionProbe::Cell> out;
-  for (std::size_t i = 0; i < places.size(); ++i) {
+  for (std::size_t i = 0; i < points.size(); ++i) {
     if (found[i] % 2 != 0)
       fail(ExitCode::usage,
-           fmt::format("forecast.write_attention names [{}, {}]", places[i].latitude, places[i].longitude),
+           fmt::format("forecast.write_attention names [{}, {}]", points[i].latitude, points[i].longitude),
            "it lies outside the archive's grid",
            "Write [latitude, longitude] in degrees; `pluvia info` shows the grid.");
     out.push_back({found[i] / 2 / nx, found[i] / 2 % nx});
@@ -263,7 +263,7 @@ void write_attention(const Communicator& comm, const std::string& path, const Pr
                      Time init, const AttentionRecord& record) {
   NcWriter file(comm, path);
   file.add_dimension("bnds", 2);
-  file.add_dimension("place", record.places.size());
+  file.add_dimension("point", record.points.size());
   add_forecast_axes(file, header);
   set_provenance(file, header, init);
   file.set_text("", "title", "Where and when the network of a Pluvia forecast looked");
@@ -271,12 +271,12 @@ void write_attention(const Communicator& comm, const std::string& path, const Pr
   write_grid_mapping(file, header.grid);
   write_forecast_axes(file, header, init);
   write_frames(file, header, init);
-  write_places(file, header, record);
+  write_points(file, header, record);
   for (const AttentionMap& map : record.probe.maps)
     write_map(file, header.grid, map, map.level - record.first_level);
   for (const AttentionGate& gate : record.probe.gates) {
     const std::string name = fmt::format("spatial_share_level{}", gate.level - record.first_level);
-    add_numbers(file, name, NcType::f32, {"place"},
+    add_numbers(file, name, NcType::f32, {"point"},
                 "share of spatial attention in the gate, the rest being temporal; mean over channels", "1");
     file.set_text(name, "coordinates", "lat lon");
     file.write_table(name, std::vector<double>(gate.spatial_share.begin(), gate.spatial_share.end()));

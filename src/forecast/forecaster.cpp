@@ -208,8 +208,8 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
   }
   Decomposition tiles(world, layout(deepest, index.grid, world.size()));
   const Rect tile = tiles.tile(0);
-  const std::vector<LatLon>& places = settings.forecast.write_attention;
-  const std::vector<AttentionProbe::Cell> cells = cells_holding(world, index, tile, places);
+  const std::vector<LatLon>& points = settings.forecast.write_attention;
+  const std::vector<AttentionProbe::Cell> cells = cells_holding(world, index, tile, points);
 
   std::vector<Member> members;
   std::vector<std::string> digests;
@@ -300,7 +300,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       ProductHeader own = header;
       own.weights_digest = digests[i];
       write_attention(world, (folder / attention_name(init, i, members.size())).string(), own, init,
-                      {places, probes[i], members[i].network.first_level(), at_cells(world, product, cells)});
+                      {points, probes[i], members[i].network.first_level(), at_cells(world, product, cells)});
     }
     progress.update(static_cast<std::int64_t>(written.size()), format_time(init));
   }

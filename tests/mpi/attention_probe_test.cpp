@@ -1,6 +1,6 @@
 // ranks: 1 2 3 4 6
-// What a probe notes is what the network attends to: weights make the operator's output again, add up to one,
-// are the same bytes on every process grid, and leave the logits as they are.
+// What a probe notes is what the network attends to: weights make the operator's output again, add up to
+// one, are the same bytes on every process grid, and leave the logits as they are.
 #include <algorithm>
 #include <cmath>
 #include <string>

@@ -74,18 +74,22 @@ TEST(Config, AListOfTextsMayBeOneTextOrNone) {
   EXPECT_EQ(read("forecast: {checkpoint: a.h5}", {"forecast.checkpoint="}).forecast.checkpoint, Texts{});
 }
 
-TEST(Config, PlacesAreOnePairOrAListOfPairs) {
-  using Places = std::vector<LatLon>;
-  const Places one{{5.1, -73.2}}, two{{5.1, -73.2}, {6, 1}};
+TEST(Config, PointsAreOnePairOrAListOfPairs) {
+  using Points = std::vector<LatLon>;
+  const Points one{{5.1, -73.2}}, two{{5.1, -73.2}, {6, 1}};
   const auto in_file = [](const std::string& text) {
     return read("forecast: {write_attention: " + text + "}").forecast.write_attention;
   };
   EXPECT_EQ(in_file("[[5.1, -73.2], [6, 1]]"), two);
   EXPECT_EQ(in_file("[5.1, -73.2]"), one);
-  EXPECT_EQ(in_file("[]"), Places{});
+  EXPECT_EQ(in_file("[]"), Points{});
   for (const char* text : {"5.1,-73.2", "[5.1,-73.2]", "[[5.1,-73.2]]"})
     EXPECT_EQ(read("", {std::string("forecast.write_attention=") + text}).forecast.write_attention, one)
         << text;
+  EXPECT_EQ(read("", {"forecast.write_attention=[5.1,-73.2],[6,1]"}).forecast.write_attention, two);
+  EXPECT_EQ(
+      read("forecast: {write_attention: [6, 1]}", {"forecast.write_attention=[]"}).forecast.write_attention,
+      Points{});
   Settings s;
   s.forecast.write_attention = two;
   EXPECT_EQ(read(resolved_yaml(s)), s);

@@ -84,7 +84,7 @@ struct TrainSettings {
   bool operator==(const TrainSettings&) const = default;
 };
 
-/// A place on the Earth [degrees].
+/// A point on the Earth [degrees].
 struct LatLon {
   double latitude = 0, longitude = 0;
   bool operator==(const LatLon&) const = default;

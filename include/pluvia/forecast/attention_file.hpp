@@ -9,24 +9,24 @@
 
 namespace pluvia {
 
-/// The cells of a grid that hold the given places, found among this rank's `tile` and its neighbours'.
-/// Collective. Throws a usage Error on all ranks when a place lies outside the grid.
+/// The cells of a grid that hold the given points, found among this rank's `tile` and its neighbours'.
+/// Collective. Throws a usage Error on all ranks when a point lies outside the grid.
 std::vector<AttentionProbe::Cell> cells_holding(const Communicator& comm, const ArchiveIndex& index,
-                                                const Rect& tile, const std::vector<LatLon>& places);
+                                                const Rect& tile, const std::vector<LatLon>& points);
 
-/// One model's attention at chosen places for one initial time.
+/// One model's attention at chosen points for one initial time.
 struct AttentionRecord {
-  const std::vector<LatLon>& places;
+  const std::vector<LatLon>& points;
   const AttentionProbe& probe;    ///< gathered
   int first_level = 0;            ///< level of the tiling that is level 0 of the file's names
-  std::vector<float> probability; ///< [places x leads x thresholds], the product's
+  std::vector<float> probability; ///< [points x leads x thresholds], the product's
 };
 
 /// "pluvia_attention_iYYYYMMDDTHHMMZ.nc"; of several members "..._memberN.nc" (from 1).
 std::string attention_name(Time init, std::size_t member, std::size_t members);
 
 /// Writes one NetCDF-4 file, temporary name, then rename: for every kind of attention and level the weights
-/// by head and their mean over heads on (place, lead, head, frame, row, column), as far as each applies, the
+/// by head and their mean over heads on (point, lead, head, frame, row, column), as far as each applies, the
 /// cells and frame times they belong to, the gates, and the forecast probabilities. The data are the same
 /// whatever the rank count. Collective; rank 0's record counts. Throws a failed Error when the file cannot be
 /// written.
