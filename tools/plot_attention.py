@@ -260,8 +260,8 @@ def main():
     lat, lon = float(attention["lat"][point]), float(attention["lon"][point])
     figure.suptitle(f"Probability of {thresholds[k]:g} mm or more in {hours:g} h at {parallel(lat)} {meridian(lon)}: "
                     f"{'missing' if np.isnan(p) else f'{100 * p:.0f} %'}\n{bounds_text(bounds)} UTC "
-                    f"(+{leads[lead]:g} h), forecast of {stamp(init)}", fontsize=12, x=(left + wide / 2) / (left + wide + right),
-                    y=1 - 0.12 / tall)
+                    f"(+{leads[lead]:g} h), forecast of {stamp(init)}", fontsize=12,
+                    x=(left + wide / 2) / (left + wide + right), y=1 - 0.12 / tall)
     figure.savefig(args.output, dpi=110)
     print(f"{args.output}: point {args.point} of {points}, lead {leads[lead]:g} h, {len(maps)} attentions")
 
