@@ -2,15 +2,15 @@
 """Scores a configuration on several test days in rotation: each day is forecast by models that were trained on the
 others, and validated on the day before it.
 
-    tools/rotation.py inputs/nwsa.yaml [KEY=VALUE ...] --days 2019-12-27 2019-12-28 ... [--seeds 1 2 3] [--members base=climatology ...]
-                      [--output rotation] [--ranks 2]
+    tools/rotation.py inputs/nwsa.yaml [KEY=VALUE ...] --days 2019-12-27 2019-12-28 ... [--seeds 1 2 3]
+                      [--members model.base=climatology ...] [--output rotation] [--ranks 2]
 
 Every (day, seed, member) is one training in OUTPUT/DAY/; what is there already is not done again, so that a stopped
-rotation goes on where it was. A member is the key=value pairs, separated by commas, that distinguish it; members of a seed
-are averaged into one forecast, and all of all seeds into another. Prints, over all days, the Brier skill of one seed
-(least, mean and greatest) and of all together against the climatology of the training range, that of the pooled logistic
-regression, and by how much they differ with a 95 % interval by bootstrap over days. Needs pluvia and mpirun (--pluvia,
---mpirun)."""
+rotation goes on where it was. A member is the key=value pairs, separated by commas, that distinguish it; members of a
+seed are averaged into one forecast, and all of all seeds into another. Prints, over all days, the Brier skill of one
+seed (least, mean and greatest) and of all together against the climatology of the training range, that of the pooled
+logistic regression, and by how much they differ with a 95 % interval by bootstrap over days. Needs pluvia and mpirun
+(--pluvia, --mpirun)."""
 import argparse
 import datetime
 import json
@@ -116,7 +116,8 @@ def print_table(reports):
     resamples = [[draw.choice(days) for _ in days] for _ in range(2000)]
     print(f"Brier skill against climatology, {len(days)} days in rotation, {len(seeds)} seeds "
           "[95 % interval of the difference, over days]")
-    print(f"{'lead':>5} {'threshold':>10}   {'one seed: least, mean, greatest':<33} {'all':>7} {'regression':>11}   all - regression")
+    print(f"{'lead':>5} {'threshold':>10}   {'one seed: least, mean, greatest':<33} {'all':>7} {'regression':>11}"
+          "   all - regression")
     for lead, hours in enumerate(whole["leads_hours"]):
         gains = []
         for k, amount in enumerate(whole["thresholds_mm"]):
@@ -126,8 +127,8 @@ def print_table(reports):
                     for d in resamples]
             gains.append((ours - theirs, gain))
             low, high = interval(gain)
-            print(f"{hours:>3g} h {amount:>7g} mm   {min(single):+.3f}  {sum(single) / len(single):+.3f}  {max(single):+.3f}"
-                  f"{'':<12} {ours:+.3f} {theirs:+11.3f}   {ours - theirs:+.3f} [{low:+.3f}, {high:+.3f}]")
+            print(f"{hours:>3g} h {amount:>7g} mm   {min(single):+.3f}  {sum(single) / len(single):+.3f}  "
+                  f"{max(single):+.3f}{'':<12} {ours:+.3f} {theirs:+11.3f}   {ours - theirs:+.3f} [{low:+.3f}, {high:+.3f}]")
         mean = sum(value for value, _ in gains) / len(gains)
         low, high = interval([sum(gain[i] for _, gain in gains) / len(gains) for i in range(len(resamples))])
         print(f"{hours:>3g} h {'mean':>10}   {'':<54} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")

@@ -129,7 +129,8 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
   CLI::App* config = app.add_subcommand("config", "Show every key: type, default, unit, range and meaning");
   config->add_option("SECTION", argument, "one section, as in train");
   config->callback([&] { action = [&] { return commands::config(argument, log); }; });
-  CLI::App* info = app.add_subcommand("info", "Show what an archive, checkpoint, forecast or attention file holds");
+  CLI::App* info =
+      app.add_subcommand("info", "Show what an archive, checkpoint, forecast or attention file holds");
   info->add_option("FILE", argument, "NetCDF or HDF5 file")->required();
   info->callback([&] { action = [&] { return commands::info(world, argument, log); }; });
   CLI::App* exporter = app.add_subcommand("export", "Write the weights of a checkpoint for other programs");

@@ -10,6 +10,7 @@
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/forecast/attention_file.hpp"
+#include "pluvia/forecast/point_cells.hpp"
 #include "pluvia/forecast/product.hpp"
 #include "pluvia/model/calibration.hpp"
 #include "pluvia/model/climatology.hpp"
@@ -149,6 +150,7 @@ std::vector<float> at_cells(const Communicator& world, const ProductTile& produc
   const auto size = static_cast<std::size_t>(product.tile.cells());
   const std::size_t fields = product.probability.size() / size;
   std::vector<float> out(cells.size() * fields, 0.0F);
+  if (cells.empty()) return out;
   const Rect& tile = product.tile;
   for (std::size_t i = 0; i < cells.size(); ++i) {
     const auto [y, x] = cells[i];
@@ -295,12 +297,13 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
     const std::filesystem::path folder = settings.forecast.output;
     written.push_back((folder / product_name(init)).string());
     write_product(world, written.back(), header, init, product);
+    const std::vector<float> probability = at_cells(world, product, cells);
     for (std::size_t i = 0; i < probes.size(); ++i) {
       gather(world, probes[i]);
       ProductHeader own = header;
       own.weights_digest = digests[i];
       write_attention(world, (folder / attention_name(init, i, members.size())).string(), own, init,
-                      {points, probes[i], members[i].network.first_level(), at_cells(world, product, cells)});
+                      {points, probes[i], members[i].network.first_level(), probability});
     }
     progress.update(static_cast<std::int64_t>(written.size()), format_time(init));
   }

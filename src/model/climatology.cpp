@@ -178,7 +178,10 @@ std::vector<float> Climatology::probabilities(Time end) const {
 
 std::vector<float> Climatology::probabilities_without(Time end, const DayDraw& days) const {
   std::vector<std::int64_t> domain_counts;
-  std::vector<float> out = smooth(counts_without(end, days, domain_counts));
+  std::vector<float> counts = counts_without(end, days, domain_counts);
+  if (std::ranges::all_of(domain_counts, [](auto count) { return count == 0; }))
+    counts = counts_without(end, {}, domain_counts);
+  std::vector<float> out = smooth(counts);
   shrink(out, mean(domain_counts), alpha_);
   return out;
 }

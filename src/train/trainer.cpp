@@ -35,7 +35,11 @@ void require_set(const TimeRange& range, const std::string& key) {
 }
 std::vector<TimeSpan> spans_to_train_on(const DataSettings& data) {
   require_set(data.train, "data.train");
-  return training_spans(data);
+  std::vector<TimeSpan> spans = training_spans(data);
+  if (spans.empty())
+    fail(ExitCode::usage, "Nothing is left of data.train", "data.validate and data.test cover it",
+         "Widen data.train.");
+  return spans;
 }
 std::vector<TimeSpan> spans_to_validate_on(const DataSettings& data) {
   require_set(data.validate, "data.validate");
@@ -119,6 +123,8 @@ private:
 };
 
 void Training::prepare() {
+  if (train_ != std::vector{parse_span(settings_.data.train)})
+    log_.info("data.train is used without what it shares with data.validate and data.test");
   const Rect tile = tiles_.tile(0), domain = tiles_.domain(0);
   normalisation_ = sampler_.measure(world_, train_);
   const std::vector<float> areas = row_areas(index_.grid);

@@ -96,6 +96,8 @@ check "more ranks than coarse cells" 2 "3 ranks cannot be laid out" \
 
 refused "a variable the archive has not" 2 "no variable nosuch" train deck.yaml data.predictors=nosuch
 refused "a range without samples" 3 "data\.|range" train deck.yaml data.train.from=2031-01-01 data.train.to=2031-02-01
+refused "a training range that is all judged by" 2 "Nothing is left of data.train" train deck.yaml \
+  data.test.from=2019-01-01 data.test.to=2021-01-01
 refused "no trained model" 3 "checkpoint_best.h5" forecast deck.yaml
 refused "a torn model" 3 "torn.nc" forecast deck.yaml forecast.checkpoint=torn.nc
 refused "nothing to show" 2 "nosuch.nc" info nosuch.nc

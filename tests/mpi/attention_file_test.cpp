@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "pluvia/forecast/point_cells.hpp"
 #include "pluvia/io/cf_grid.hpp"
 #include "pluvia/io/netcdf.hpp"
 #include "scratch.hpp"

@@ -8,27 +8,16 @@
 
 #include <gtest/gtest.h>
 
-#include "pluvia/core/random.hpp"
 #include "pluvia/nn/st_unet.hpp"
+#include "random_field.hpp"
 
 namespace pluvia {
 namespace {
 
+using test::field;
+
 constexpr Index frames = 3, inputs = 5, classes = 4;
 const std::vector<double> leads{6, 12};
-
-Tensor field(const Rect& tile, const Rect& domain, Index t, Index c, std::uint64_t seed, Margin margin = {}) {
-  Tensor x({1, t, tile.height(), tile.width(), c}, margin);
-  for (Index it = 0; it < t; ++it)
-    for (Index y = 0; y < tile.height(); ++y)
-      for (Index ix = 0; ix < tile.width(); ++ix)
-        for (Index ic = 0; ic < c; ++ic)
-          x.cell(0, it, y, ix)[ic] = static_cast<float>(random_normal(
-              seed, RandomPurpose::test,
-              static_cast<std::uint64_t>(
-                  ((it * domain.height() + y + tile.y0) * domain.width() + ix + tile.x0) * c + ic)));
-  return x;
-}
 
 /// The process grids of all ranks that the coarsest level allows.
 std::vector<Tiling> tilings(Index ny, Index nx, int levels, int ranks, Edge edge) {

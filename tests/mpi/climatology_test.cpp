@@ -112,13 +112,23 @@ TEST(Climatology, ADrawOfDaysLeavesOutWholeDays) {
       const auto number = static_cast<std::uint64_t>(w.end / day);
       return random_uniform(draw.seed, RandomPurpose::climatology, 1 + number, sample) < share;
     });
-    if (kept.empty()) continue;
+    if (kept.empty()) continue; // the test below
     days_kept += static_cast<double>(kept.size()) / static_cast<double>(all.size());
     const Climatology part = Climatology::from_windows(self, domain, domain, 6 * hour, classes, kept);
     if (part.alpha() != whole.alpha()) continue; // chosen from fewer windows
     EXPECT_EQ(whole.probabilities_without(end, draw), part.probabilities(end)) << "sample " << sample;
   }
   EXPECT_NEAR(days_kept / draws, 0.6, 0.12);
+}
+
+TEST(Climatology, ADrawThatLeavesNothingLeavesAll) {
+  const Communicator self(MPI_COMM_SELF);
+  const Rect domain{0, 21, 0, 17};
+  const auto one_day = observations(domain, 1);
+  const Climatology climatology = Climatology::from_windows(self, domain, domain, 6 * hour, classes, one_day);
+  for (std::uint64_t sample = 0; sample < 8; ++sample)
+    EXPECT_EQ(climatology.probabilities_without(20 * day, {0.9, 5, sample}),
+              climatology.probabilities_without(20 * day));
 }
 
 TEST(Climatology, IsTheFormulaOfTheDocumentation) {

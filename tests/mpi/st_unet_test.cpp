@@ -12,6 +12,7 @@
 #include "pluvia/core/random.hpp"
 #include "pluvia/nn/st_unet.hpp"
 #include "pluvia/ops/loss.hpp"
+#include "random_field.hpp"
 
 namespace pluvia {
 namespace {
@@ -32,16 +33,7 @@ ModelSettings small_model(const std::string& form, std::int64_t input_merge, std
 }
 
 Var field(const Rect& tile, const Rect& domain, Index t, Index c, std::uint64_t seed, Margin margin = {}) {
-  Tensor x({1, t, tile.height(), tile.width(), c}, margin);
-  for (Index it = 0; it < t; ++it)
-    for (Index y = 0; y < tile.height(); ++y)
-      for (Index ix = 0; ix < tile.width(); ++ix)
-        for (Index ic = 0; ic < c; ++ic)
-          x.cell(0, it, y, ix)[ic] = static_cast<float>(random_normal(
-              seed, RandomPurpose::test,
-              static_cast<std::uint64_t>(
-                  ((it * domain.height() + y + tile.y0) * domain.width() + ix + tile.x0) * c + ic)));
-  return Tape::leaf(std::move(x));
+  return Tape::leaf(test::field(tile, domain, t, c, seed, margin));
 }
 
 Var logits(StUnet& net, Tape& tape, Decomposition& tiles) {

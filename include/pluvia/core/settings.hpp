@@ -71,10 +71,10 @@ struct TrainSettings {
   std::int64_t warmup = 50;
   double weight_decay = 0.01;
   double clip_norm = 1.0;
-  double dropout = 0;             ///< share of the skips' channels
-  double climatology_dropout = 0; ///< share of days, at most
-  std::string precision = "auto";   ///< auto | f32 | bf16
-  std::string keep = "everything";  ///< everything | blocks
+  double dropout = 0;              ///< share of the skips' channels
+  double climatology_dropout = 0;  ///< share of days, at most
+  std::string precision = "auto";  ///< auto | f32 | bf16
+  std::string keep = "everything"; ///< everything | blocks
   std::int64_t seed = 1;
   std::string output = "run";
   std::string from; ///< checkpoint to go on from, or "latest"

@@ -3,23 +3,17 @@
 #include <vector>
 
 #include "pluvia/core/settings.hpp"
-#include "pluvia/data/archive.hpp"
 #include "pluvia/forecast/product.hpp"
 #include "pluvia/nn/attention_probe.hpp"
 
 namespace pluvia {
 
-/// The cells of a grid that hold the given points, found among this rank's `tile` and its neighbours'.
-/// Collective. Throws a usage Error on all ranks when a point lies outside the grid.
-std::vector<AttentionProbe::Cell> cells_holding(const Communicator& comm, const ArchiveIndex& index,
-                                                const Rect& tile, const std::vector<LatLon>& points);
-
 /// One model's attention at chosen points for one initial time.
 struct AttentionRecord {
   const std::vector<LatLon>& points;
-  const AttentionProbe& probe;    ///< gathered
-  int first_level = 0;            ///< level of the tiling that is level 0 of the file's names
-  std::vector<float> probability; ///< [points x leads x thresholds], the product's
+  const AttentionProbe& probe;           ///< gathered
+  int first_level = 0;                   ///< level of the tiling that is level 0 of the file's names
+  const std::vector<float>& probability; ///< [points x leads x thresholds], the product's
 };
 
 /// "pluvia_attention_iYYYYMMDDTHHMMZ.nc"; of several members "..._memberN.nc" (from 1).

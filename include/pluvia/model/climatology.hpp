@@ -28,7 +28,7 @@ struct ObservedWindow {
 
 /// Which days the climatology of a training sample does without: each with a probability that is itself
 /// drawn evenly from 0 to `most`. So the network meets climatologies of fewer days than all, and learns how
-/// far to trust one. A function of these numbers and the day alone, the same on every process grid.
+/// far to trust one. A draw that would leave no window at all leaves all. A function of these numbers and the day alone, the same on every process grid.
 struct DayDraw {
   double most = 0; ///< 0..1; 0 = every day is there
   std::uint64_t seed = 0, sample = 0;
