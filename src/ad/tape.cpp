@@ -30,6 +30,12 @@ void accumulate(Node& node, Tensor&& d) {
   add(node.grad, d);
 }
 
+void add_gradient(Parameter& parameter, std::span<const float> d) {
+  if (!parameter.sums.empty()) return parameter.sums.add(0, d);
+  const auto to = parameter.grad.storage();
+  for (std::size_t i = 0; i < to.size(); ++i) to[i] += d[i];
+}
+
 void pass_gradient(Node& from, Node& to) {
   if (!to.needs_grad) return;
   if (to.grad.empty())
@@ -65,10 +71,10 @@ Var Tape::record(Tensor value, const Work& work, std::function<void(Node&)> pull
 
 Var Tape::apply(const std::function<Var(Tape&, const Var&)>& block, const Var& x) {
   if (!recording() || keep_ == Keep::everything) return block(*this, x);
-  Tape forget(Mode::forget, precision_, Keep::everything, profile_);
+  Tape forget(Mode::forget, precision_, Keep::everything, profile_, blocks_);
   const Var y = block(forget, x);
   return record(std::move(y->value), {"(block)", x->value.shape().c}, [this, block, x](Node& node) {
-    Tape again(Mode::record, precision_, Keep::everything, profile_);
+    Tape again(Mode::record, precision_, Keep::everything, profile_, blocks_);
     const Var inside = block(again, x);
     inside->grad = node.grad.margin() == inside->grad_margin ? std::move(node.grad)
                                                              : node.grad.clone(inside->grad_margin);

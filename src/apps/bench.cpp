@@ -7,6 +7,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -202,10 +203,19 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   if (has_native_bf16()) contenders.push_back(convolution_ceiling(world, Precision::bf16));
   const std::size_t machine = contenders.size() + 1;
   contenders.push_back(memory_ceiling(world));
-  contenders.push_back({fmt::format("training step {}", name_of(precision)),
+  contenders.push_back({fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
                         [&] { phases.push_back(network.step()); }, flop.step / rounds});
   contenders.push_back(
       {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward / rounds});
+  // What the same bits on every process grid cost: a step that sums as it likes, beside.
+  Settings fast = s;
+  fast.train.exact = false;
+  std::optional<NetworkTiming> inexact;
+  if (s.train.exact) {
+    inexact.emplace(world, fast, precision, s.bench.ny, s.bench.nx);
+    contenders.push_back(
+        {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step / rounds});
+  }
   const std::vector<Timing> timings = time_in_turn(world, contenders, rounds);
   phases.erase(phases.begin()); // the round that was thrown away
   progress.update(2, "step and forecast timed");

@@ -123,7 +123,8 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   // A process grid given in full is planned for, however few ranks make the plan.
   const bool given = s.parallel.rows > 0 && s.parallel.cols > 0;
   const Tiling tiling =
-      layout(s, domain.grid, given ? static_cast<int>(s.parallel.rows * s.parallel.cols) : world.size());
+      layout(s, domain.grid, given ? static_cast<int>(s.parallel.rows * s.parallel.cols) : world.size(),
+             block_of(s));
   StUnet network = make_network(s);
   const auto parameters = static_cast<double>(network.parameters().size());
 
@@ -134,10 +135,10 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
                   s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());
-  out +=
-      fmt::format("parameters  {:.0f}: {:.1f} MiB on every rank, five times that in training (gradient, two "
-                  "moments, average); reduced once a step\n\n",
-                  parameters, parameters * sizeof(float) / mib);
+  out += fmt::format("parameters  {:.0f}: {:.1f} MiB on every rank, {} times that in training (gradient, two "
+                     "moments, average{}); reduced once a step\n\n",
+                     parameters, parameters * sizeof(float) / mib, s.train.exact ? "nine" : "five",
+                     s.train.exact ? ", exact sums" : "");
   out += describe_levels(tiling, s.model) + "\n";
   out += describe_ranks(tiling, s, {rule.channels(), s.target.leads_hours, rule.classes()});
   out += fmt::format(

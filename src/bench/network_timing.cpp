@@ -14,8 +14,8 @@ namespace {
 Tiling tile(const Settings& settings, Index ny, Index nx, int ranks) {
   const int levels = levels_of(settings.model);
   const GridShape shape = choose_grid_shape(ny, nx, levels, ranks, static_cast<int>(settings.parallel.rows),
-                                            static_cast<int>(settings.parallel.cols));
-  return {ny, nx, levels, shape.rows, shape.cols};
+                                            static_cast<int>(settings.parallel.cols), block_of(settings));
+  return {ny, nx, levels, shape.rows, shape.cols, Edge::closed, block_of(settings)};
 }
 
 Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
@@ -38,7 +38,9 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
                                              static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
       tiles_(comm, tile(settings, ny, nx, comm.size())),
       network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
-      parameters_(network_.parameters().all()), adam_(make_adam(parameters_)) {
+      parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
+      blocks_(blocks_of(settings, tiles_)) {
+  if (blocks_) network_.parameters().sum_in_blocks();
   const Rect own = tiles_.tile(0);
   const auto leads = static_cast<Index>(ports_.lead_hours.size());
   input_ = random_leaf({1, settings.model.history, own.height(), own.width(), ports_.inputs},
@@ -68,7 +70,7 @@ StepPhases NetworkTiming::step(Profile* profile) {
     last = now;
   };
   network_.parameters().zero_gradients();
-  Tape tape(Tape::Mode::record, precision_, keep_, profile);
+  Tape tape(Tape::Mode::record, precision_, keep_, profile, blocks_);
   if (profile) profile->start();
   const Var logits = network_.forward(tape, tiles_, input_, base_);
   lap(phases.forward);

@@ -16,56 +16,78 @@ std::vector<Index> even_cuts(Index cells, int parts) {
   for (int i = 0; i <= parts; ++i) cuts[static_cast<std::size_t>(i)] = cells * i / parts;
   return cuts;
 }
+/// Finest cells along the side of what cuts fall on.
+Index block_cells(int levels, Index block) {
+  const Index coarsest = Index{1} << (levels - 1);
+  if (block % coarsest != 0)
+    fail(ExitCode::usage, "Blocks of " + std::to_string(block) + " cells do not fit the network's levels",
+         "its coarsest cells have " + std::to_string(coarsest), "Make parallel.block a multiple of that.");
+  return std::max(block, coarsest);
+}
+
+/// How many there are, and the sentence that says so.
+struct Blocks {
+  Index y, x;
+  std::string text;
+  Blocks(Index ny, Index nx, int levels, Index block) {
+    const Index cells = block_cells(levels, block);
+    y = (ny + cells - 1) / cells, x = (nx + cells - 1) / cells;
+    text = (block > 0 ? "with train.exact a " : "the coarsest level of a ") + std::to_string(ny) + " x " +
+           std::to_string(nx) + " grid has " + std::to_string(y) + " x " + std::to_string(x) +
+           (block > 0 ? " blocks" : " cells");
+  }
+};
 } // namespace
 
 Rect intersect(const Rect& a, const Rect& b) {
   return {std::max(a.y0, b.y0), std::min(a.y1, b.y1), std::max(a.x0, b.x0), std::min(a.x1, b.x1)};
 }
 
-Tiling::Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge)
-    : ny_(ny), nx_(nx), levels_(levels), x_edge_(x_edge) {
-  const Index coarse_y = coarsen(ny, levels - 1), coarse_x = coarsen(nx, levels - 1);
-  if (rows < 1 || cols < 1 || rows > coarse_y || cols > coarse_x)
+Tiling::Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge, Index block)
+    : ny_(ny), nx_(nx), levels_(levels), x_edge_(x_edge), block_(block_cells(levels, block)) {
+  const Blocks blocks(ny, nx, levels, block);
+  if (rows < 1 || cols < 1 || rows > blocks.y || cols > blocks.x)
     fail(ExitCode::usage,
          "A process grid of " + std::to_string(rows) + " x " + std::to_string(cols) + " does not fit",
-         "the coarsest level of a " + std::to_string(ny) + " x " + std::to_string(nx) + " grid has " +
-             std::to_string(coarse_y) + " x " + std::to_string(coarse_x) + " cells",
-         "Use fewer ranks, or fewer levels in model.channels.");
+         blocks.text, block > 0 ? "Use fewer ranks, or a smaller parallel.block."
+                                : "Use fewer ranks, or fewer levels in model.channels.");
   if (x_edge == Edge::periodic && nx % (Index{1} << (levels - 1)) != 0)
     fail(ExitCode::usage, "The closed longitude axis of " + std::to_string(nx) + " columns cannot be coarsened",
          "it must be divisible by " + std::to_string(Index{1} << (levels - 1)),
          "Set grid.periodic_x: no, or use fewer levels in model.channels.");
-  y_cuts_ = even_cuts(coarse_y, rows);
-  x_cuts_ = even_cuts(coarse_x, cols);
+  y_cuts_ = even_cuts(blocks.y, rows);
+  x_cuts_ = even_cuts(blocks.x, cols);
 }
 
 Rect Tiling::domain(int level) const { return {0, coarsen(ny_, level), 0, coarsen(nx_, level)}; }
 
 Rect Tiling::tile(int rank, int level) const {
-  const Index scale = Index{1} << (levels_ - 1 - level);
+  const Index scale = block_ >> level;
   const auto row = static_cast<std::size_t>(rank / cols()), col = static_cast<std::size_t>(rank % cols());
   const Rect cut{y_cuts_[row] * scale, y_cuts_[row + 1] * scale, x_cuts_[col] * scale, x_cuts_[col + 1] * scale};
   return intersect(cut, domain(level));
 }
 
-GridShape choose_grid_shape(Index ny, Index nx, int levels, int ranks, int rows, int cols) {
-  const Index coarse_y = coarsen(ny, levels - 1), coarse_x = coarsen(nx, levels - 1);
+GridShape choose_grid_shape(Index ny, Index nx, int levels, int ranks, int rows, int cols,
+                            Index block) {
+  const Blocks blocks(ny, nx, levels, block);
   GridShape best{0, 0};
   double best_cost = 0;
   for (int r = 1; r <= ranks; ++r) {
     if (ranks % r != 0 || (rows > 0 && r != rows) || (cols > 0 && ranks / r != cols)) continue;
     const int c = ranks / r;
-    if (r > coarse_y || c > coarse_x) continue;
+    if (r > blocks.y || c > blocks.x) continue;
     // Halo traffic of the largest tile: its circumference.
-    const double cost = std::ceil(static_cast<double>(coarse_y) / r) + std::ceil(static_cast<double>(coarse_x) / c);
+    const double cost =
+        std::ceil(static_cast<double>(blocks.y) / r) + std::ceil(static_cast<double>(blocks.x) / c);
     if (best.rows == 0 || cost < best_cost) best = {r, c}, best_cost = cost;
   }
   if (best.rows == 0)
     fail(ExitCode::usage, std::to_string(ranks) + " ranks cannot be laid out over the grid",
-         "the coarsest level of a " + std::to_string(ny) + " x " + std::to_string(nx) + " grid has " +
-             std::to_string(coarse_y) + " x " + std::to_string(coarse_x) + " cells" +
+         blocks.text +
              (rows > 0 || cols > 0 ? ", and parallel.rows x parallel.cols must equal the number of ranks" : ""),
-         "Start another number of ranks, or change parallel.rows and parallel.cols (0 = automatic).");
+         std::string("Start another number of ranks, ") + (block > 0 ? "use a smaller parallel.block, " : "") +
+             "or change parallel.rows and parallel.cols (0 = automatic).");
   return best;
 }
 

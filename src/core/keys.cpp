@@ -89,6 +89,8 @@ void declare(ParallelSettings& s, const Declare& key) {
   const Limits count{.low = 0, .high = 1e6};
   key("parallel.rows", &s.rows, "ranks", count, "rows of the process grid; 0 = automatic");
   key("parallel.cols", &s.cols, "ranks", count, "columns of the process grid; 0 = automatic");
+  key("parallel.block", &s.block, "cells", {.low = 1, .high = 65536},
+      "side of the blocks of train.exact, whose tiles begin on whole blocks; a multiple of the coarsest cell");
   key("parallel.threads", &s.threads, "threads", {.low = 0, .high = 4096},
       "per rank; 0 = OMP_NUM_THREADS, or else the node's cores shared out over its ranks");
 }
@@ -111,6 +113,9 @@ void declare(TrainSettings& s, const Declare& key) {
       "of products in training; auto = bf16 where all processors multiply matrices of it, else f32");
   key("train.keep", &s.keep, "", {.words = {"everything", "blocks"}},
       "activations kept for the backward pass; blocks = about half the memory, a fifth more time");
+  key("train.exact", &s.exact, "", {},
+      "the same weights, to the bit, on every process grid: gradients are summed in blocks of parallel.block "
+      "cells");
   key("train.seed", &s.seed, "", {.low = 0}, "of initial weights and sample order");
   key("train.output", &s.output, "", {.not_empty = true}, "run folder: checkpoints, log, configuration");
   key("train.from", &s.from, "", {}, "checkpoint to go on from, or latest; empty = start anew");

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "pluvia/comm/fixed_sum.hpp"
+#include "pluvia/comm/reduce_sums.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/data/amount_class.hpp"

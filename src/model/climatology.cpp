@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "pluvia/comm/fixed_sum.hpp"
+#include "pluvia/comm/reduce_sums.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/random.hpp"
 

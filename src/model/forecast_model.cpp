@@ -8,14 +8,15 @@
 
 namespace pluvia {
 
-Tiling layout(const Settings& settings, const Grid& grid, int ranks) {
+Tiling layout(const Settings& settings, const Grid& grid, int ranks, Index block) {
   const std::string& wanted = settings.grid.periodic_x;
   const bool periodic = wanted == "yes" || (wanted == "auto" && closes_in_longitude(grid));
   const int levels = levels_of(settings.model);
   const GridShape shape =
       choose_grid_shape(grid.ny(), grid.nx(), levels, ranks, static_cast<int>(settings.parallel.rows),
-                        static_cast<int>(settings.parallel.cols));
-  return {grid.ny(), grid.nx(), levels, shape.rows, shape.cols, periodic ? Edge::periodic : Edge::closed};
+                        static_cast<int>(settings.parallel.cols), block);
+  return {grid.ny(), grid.nx(), levels, shape.rows, shape.cols, periodic ? Edge::periodic : Edge::closed,
+          block};
 }
 
 std::size_t reader_cache_bytes(const Settings& settings, bool regression) {

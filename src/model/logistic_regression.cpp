@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "pluvia/comm/fixed_sum.hpp"
+#include "pluvia/comm/reduce_sums.hpp"
 
 namespace pluvia {
 

@@ -124,9 +124,7 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
     }
   const Var lead =
       tape.record(std::move(embedding), {"lead embedding", s.c}, [p = skip.lead_embedding](Node& node) {
-        const auto from = node.grad.storage();
-        const auto to = p->grad.storage();
-        for (std::size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+        add_gradient(*p, node.grad.storage());
       });
   const AttentionWindow window{{AxisWindow::Kind::all, 0, x->value.shape().t},
                                tiles.around_y(level, skip.radius),

@@ -63,7 +63,14 @@ std::int64_t ParameterSet::size() const {
 }
 
 void ParameterSet::zero_gradients() {
-  for (const auto& p : parameters_) p->grad.fill(0.0F);
+  for (const auto& p : parameters_) {
+    p->grad.fill(0.0F);
+    p->sums.clear();
+  }
+}
+
+void ParameterSet::sum_in_blocks() {
+  for (const auto& p : parameters_) p->sums = OrderFreeSums(p->grad.storage().size());
 }
 
 LinearLayer make_linear(ParameterSet& set, const std::string& name, Index c_in, Index c_out, Init init) {

@@ -285,17 +285,32 @@ std::vector<Block> gather_frames(const Tensor& a, Index b, const Patch& patch, I
   return out;
 }
 
-/// Queries that all cells share: their gradients add up over cells, in the order of rows and lanes.
+/// Queries that all cells share: their gradients add up over cells, in the order of rows and lanes, or, where
+/// order-free sums are given, in any.
 class SharedQueryGradient {
 public:
-  SharedQueryGradient(const Shape& s, Index rows)
-      : shape_(s), rows_(rows), partial_(static_cast<std::size_t>(s.b * s.t * rows * s.c), 0.0F) {}
+  SharedQueryGradient(const Shape& s, Index rows, OrderFreeSums* sums)
+      : shape_(s), rows_(rows), sums_(sums),
+        partial_(static_cast<std::size_t>(sums ? 0 : s.b * s.t * rows * s.c), 0.0F),
+        free_(static_cast<std::size_t>(sums ? s.b * rows : 0),
+              OrderFreeSums(static_cast<std::size_t>(s.t * s.c))) {}
   void add(const Block& block, Index b, Index t, Index row, int n, Index channel) {
+    if (sums_) {
+      OrderFreeSums& to = free_[static_cast<std::size_t>(b * rows_ + row)];
+      for (int i = 0; i < n; ++i) {
+        float cell[head_channels];
+        for (int c = 0; c < head_channels; ++c) cell[c] = score_scale * block.c[c].v[i];
+        to.add(static_cast<std::size_t>(t * shape_.c + channel), cell);
+      }
+      return;
+    }
     float* to = partial_.data() + ((b * shape_.t + t) * rows_ + row) * shape_.c + channel;
     for (int c = 0; c < head_channels; ++c)
       for (int i = 0; i < n; ++i) to[c] += score_scale * block.c[c].v[i];
   }
   void store(Tensor& dq) const {
+    for (const OrderFreeSums& row : free_) sums_->add(row);
+    if (sums_) return;
     for (Index t = 0; t < shape_.t; ++t) {
       float* out = dq.cell(0, t, 0, 0);
       std::fill_n(out, shape_.c, 0.0F);
@@ -309,7 +324,9 @@ public:
 private:
   Shape shape_;
   Index rows_;
+  OrderFreeSums* sums_;
   std::vector<float> partial_;
+  std::vector<OrderFreeSums> free_; // of each row, [Tq, C]
 };
 
 constexpr Lanes ones = all_lanes(1.0F), scales = all_lanes(score_scale);
@@ -342,11 +359,12 @@ void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 
 /// All three gradients at once, for they need the same weights.
 void pull_home(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
-               const Tensor& delta, const AttentionWindow& window, Tensor* dq, Tensor& dk, Tensor& dv) {
+               const Tensor& delta, const AttentionWindow& window, Tensor* dq, Tensor& dk, Tensor& dv,
+               OrderFreeSums* shared_sums) {
   const Shape& s = d_o.shape();
   const Index frames = dk.shape().t;
-  const bool shared = shared_queries(q, d_o);
-  SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, s.y);
+  const bool shared = shared_sums || shared_queries(q, d_o);
+  SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, s.y, shared_sums);
   for_strips(s, [&](Index b, Index row, const Patch& patch) {
     for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
       const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
@@ -458,10 +476,12 @@ void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta) {
 namespace {
 
 void pull_queries(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
-                  const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor& dq) {
+                  const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor& dq,
+                  OrderFreeSums* shared_sums) {
   const Shape& s = d_o.shape();
-  const bool shared = shared_queries(q, d_o);
-  SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, (s.y + patch_height - 1) / patch_height);
+  const bool shared = shared_sums || shared_queries(q, d_o);
+  SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, (s.y + patch_height - 1) / patch_height,
+                          shared_sums);
   for_patches(s, [&](Index b, Index t, Index row, const Patch& patch) {
     const Shared box(patch, window, origin, &AxisWindow::keys);
     const Span frames = window.t.keys(t);
@@ -529,9 +549,9 @@ void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
 
 void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv) {
-  if (stays_home(window)) return pull_home(q, k, v, d_o, log_sum, delta, window, dq, dk, dv);
-  if (dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq);
+                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv, OrderFreeSums* shared_sums) {
+  if (stays_home(window)) return pull_home(q, k, v, d_o, log_sum, delta, window, dq, dk, dv, shared_sums);
+  if (dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);
   pull_keys(q, k, v, d_o, log_sum, delta, window, origin, dk, dv);
 }
 

@@ -24,19 +24,19 @@ float softmax(const float* logits, int n, float* p) {
 
 } // namespace
 
-double ordinal_loss(const Var& logits, const Target& target, const Tape& tape) {
+FixedSum ordinal_loss(const Var& logits, const Target& target, const Tape& tape) {
   const Shape s = logits->value.shape();
   const int n = static_cast<int>(s.c), thresholds = n - 1;
   assert(n <= max_classes);
   Tensor grad;
   if (tape.recording()) grad = Tensor(s, logits->grad_margin);
   const Index rows = s.b * s.t * s.y;
-  std::vector<double> partial(static_cast<std::size_t>(rows), 0.0);
+  std::vector<FixedSum> partial(static_cast<std::size_t>(rows));
   parallel_for(rows, [&](Index row) {
     const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
     const float weight = target.weights[static_cast<std::size_t>(row)];
     const std::int8_t* classes = target.classes.data() + row * s.x;
-    double sum = 0;
+    FixedSum& sum = partial[static_cast<std::size_t>(row)];
     for (Index x = 0; x < s.x; ++x) {
       float p[max_classes], excess[max_classes];
       const int c = classes[x];
@@ -54,7 +54,7 @@ double ordinal_loss(const Var& logits, const Target& target, const Tape& tape) {
         score += excess[k] * excess[k];
       }
       const float scale = 1.0F / static_cast<float>(thresholds);
-      sum += static_cast<double>(weight) * (normaliser - z[c] + score * scale);
+      sum.add(static_cast<double>(weight) * (normaliser - z[c] + score * scale));
       if (!g) continue;
       // d score / d p_j = 2 sum_{k >= j} excess_k; then through the softmax.
       float slope[max_classes], mean = 0, tail = 0;
@@ -63,11 +63,10 @@ double ordinal_loss(const Var& logits, const Target& target, const Tape& tape) {
       for (int k = 0; k < n; ++k) mean += slope[k] * p[k];
       for (int k = 0; k < n; ++k) g[k] = weight * (p[k] * (1.0F + slope[k] - mean) - (k == c ? 1.0F : 0.0F));
     }
-    partial[static_cast<std::size_t>(row)] = sum;
   });
   if (tape.recording()) accumulate(*logits, std::move(grad));
-  double total = 0;
-  for (double v : partial) total += v;
+  FixedSum total;
+  for (const FixedSum& sum : partial) total.add(sum);
   return total;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <span>
 #include <vector>
 
 #include "pluvia/core/math.hpp"
@@ -135,29 +136,32 @@ Var layer_norm(Tape& tape, const Var& x, Parameter& gain, Parameter& bias, Activ
       normalise_row<Activation::none>(in, s.x, s.c, g, o, out);
   });
 
-  return tape.record(std::move(y), {"layer_norm", s.c}, [x, &gain, &bias, activation, s](Node& node) {
+  // A piece of a row that lies in one block; the whole row without blocks.
+  const Index piece = tape.blocks() ? tape.blocks().columns(s.x) : s.x;
+  return tape.record(std::move(y), {"layer_norm", s.c}, [x, &gain, &bias, activation, s, piece](Node& node) {
     const float *gv = gain.value.cell(0, 0, 0, 0), *ov = bias.value.cell(0, 0, 0, 0);
     Tensor dx(s, x->grad_margin);
-    const Index rows = s.b * s.t * s.y;
-    // Partial sums per row, added in row order afterwards: the same for every thread count.
-    std::vector<float> partial(static_cast<std::size_t>(rows * 2 * s.c), 0.0F);
-    parallel_for(rows, [&](Index row) {
+    const Index pieces = (s.x + piece - 1) / piece, count = s.b * s.t * s.y * pieces;
+    // Partial sums per piece, added in their order afterwards: the same for every thread count.
+    std::vector<float> partial(static_cast<std::size_t>(count * 2 * s.c), 0.0F);
+    parallel_for(count, [&](Index i) {
+      const Index row = i / pieces, first = i % pieces * piece, cells = std::min(piece, s.x - first);
       const Index iy = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
-      const float* in = x->value.cell(b, t, iy, 0);
-      const float* dy = node.grad.cell(b, t, iy, 0);
-      float* out = dx.cell(b, t, iy, 0);
-      float *dg = partial.data() + row * 2 * s.c, *db = dg + s.c;
+      const float* in = x->value.cell(b, t, iy, first);
+      const float* dy = node.grad.cell(b, t, iy, first);
+      float* out = dx.cell(b, t, iy, first);
+      float *dg = partial.data() + i * 2 * s.c, *db = dg + s.c;
       if (activation == Activation::gelu)
-        pull_row<Activation::gelu>(in, dy, s.x, s.c, gv, ov, out, dg, db);
+        pull_row<Activation::gelu>(in, dy, cells, s.c, gv, ov, out, dg, db);
       else
-        pull_row<Activation::none>(in, dy, s.x, s.c, gv, ov, out, dg, db);
+        pull_row<Activation::none>(in, dy, cells, s.c, gv, ov, out, dg, db);
     });
-    float *dgain = gain.grad.cell(0, 0, 0, 0), *dbias = bias.grad.cell(0, 0, 0, 0);
-    for (Index row = 0; row < rows; ++row)
-      for (Index c = 0; c < s.c; ++c) {
-        dgain[c] += partial[static_cast<std::size_t>(row * 2 * s.c + c)];
-        dbias[c] += partial[static_cast<std::size_t>(row * 2 * s.c + s.c + c)];
-      }
+    const auto channels = static_cast<std::size_t>(s.c);
+    for (Index i = 0; i < count; ++i) {
+      const auto sums = std::span<const float>(partial).subspan(static_cast<std::size_t>(i) * 2 * channels);
+      add_gradient(gain, sums.first(channels));
+      add_gradient(bias, sums.subspan(channels, channels));
+    }
     accumulate(*x, std::move(dx));
   });
 }

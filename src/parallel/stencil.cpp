@@ -3,6 +3,8 @@
 #include <cassert>
 #include <memory>
 
+#include "pluvia/ops/weight_gradient.hpp"
+
 namespace pluvia {
 
 namespace {
@@ -28,9 +30,10 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   const Precision precision = tape.precision();
   convolution(precision, x->value, weight.value, stencil, bias.value.cell(0, 0, 0, 0),
               residual ? &residual->value : nullptr, y);
-  const auto pull = [&tiles, level, precision, x, &weight, &bias, stencil, residual](Node& node) {
+  const auto pull = [&tiles, level, precision, blocks = tape.blocks(), x, &weight, &bias, stencil,
+                     residual](Node& node) {
     HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad});
-    convolution_pull_weight(precision, x->value, node.grad, stencil, weight.grad, bias.grad.cell(0, 0, 0, 0));
+    pull_convolution_weight(blocks, precision, x->value, node.grad, stencil, weight, bias);
     exchange.finish();
     if (x->needs_grad) {
       const GradientSlot dx = gradient_slot(*x);
@@ -65,21 +68,30 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
   attend(q->value, k->value, v->value, window, origin, o, *log_sum);
   if (view) view(q->value, k->value, window, origin);
 
-  const auto pull = [&tiles, level, q, k, v, window, origin, home, log_sum](Node& node) {
+  const auto pull = [&tiles, level, blocks = tape.blocks(), q, k, v, window, origin, home,
+                     log_sum](Node& node) {
     Tensor delta(log_sum->shape(), log_sum->margin());
     attend_delta(node.grad, node.value, delta);
+    // Queries of leads are shared; known alike on every rank, even one whose tile is a single cell.
+    const bool shared = window.t.kind == AxisWindow::Kind::all;
     if (!home) {
       std::vector<Tensor*> haloed{&node.grad, log_sum.get(), &delta};
-      const bool shared =
-          q->value.shape().y == 1 && q->value.margin() == Margin{} && q->value.shape() != node.value.shape();
       if (!shared) haloed.push_back(&q->value);
       tiles.exchange(tiles.query_halo(level, window.y, window.x), haloed).finish();
     }
     Tensor dk(k->value.shape(), k->grad_margin), dv(v->value.shape(), v->grad_margin);
     Tensor dq;
     if (q->needs_grad) dq = Tensor(q->value.shape(), q->grad_margin);
+    OrderFreeSums sums(blocks && shared && q->needs_grad ? dq.storage().size() : 0);
     attend_gradients(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin,
-                     q->needs_grad ? &dq : nullptr, dk, dv);
+                     q->needs_grad ? &dq : nullptr, dk, dv, sums.empty() ? nullptr : &sums);
+    if (!sums.empty()) {
+      // Products of it must see the whole gradient, rounded once; and one rank alone, or it would count for
+      // each.
+      tiles.comm().all_reduce(sums.limbs(), Reduce::sum);
+      sums.round_to(dq.storage());
+      if (tiles.comm().rank() != 0) dq.fill(0.0F);
+    }
     if (q->needs_grad) accumulate(*q, std::move(dq));
     accumulate(*k, std::move(dk));
     accumulate(*v, std::move(dv));

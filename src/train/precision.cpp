@@ -29,4 +29,12 @@ Tape::Keep keep_of(const TrainSettings& settings) {
   return settings.keep == "blocks" ? Tape::Keep::blocks : Tape::Keep::everything;
 }
 
+Index block_of(const Settings& settings) {
+  return settings.train.exact ? settings.parallel.block : 0;
+}
+
+GradientBlocks blocks_of(const Settings& settings, const Decomposition& tiles) {
+  return {block_of(settings), tiles.tile(0).height(), tiles.tile(0).width()};
+}
+
 } // namespace pluvia

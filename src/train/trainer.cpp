@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "pluvia/comm/reduce_sums.hpp"
 #include "pluvia/comm/stop_signals.hpp"
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
@@ -61,10 +62,12 @@ public:
         recent_(recent_weather_rule(settings)), train_(spans_to_train_on(settings.data)),
         validate_(spans_to_validate_on(settings.data)), index_(index_archive(world, settings.data.archive)),
         precision_(agree_precision(world, settings.train.precision)),
-        tiles_(world, layout(settings, index_.grid, world.size())), network_(make_network(settings)),
+        tiles_(world, layout(settings, index_.grid, world.size(), block_of(settings))), network_(make_network(settings)),
         parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
         sampler_(index_, rule_, tiles_.tile(0),
-                 reader_cache_bytes(settings, settings.model.base == "regression")) {}
+                 reader_cache_bytes(settings, settings.model.base == "regression")) {
+    if (settings.train.exact) network_.parameters().sum_in_blocks();
+  }
 
   TrainOutcome run();
 
@@ -201,15 +204,16 @@ std::vector<Time> Training::batch_at(std::int64_t step) const {
 
 Training::Weighing Training::weigh(const std::vector<Sample>& samples) const {
   const Rect tile = tiles_.tile(0);
-  Weighing out;
+  std::vector<FixedSum> areas;
   for (const Sample& s : samples)
     for (const auto& observed : s.observed) {
-      double area = 0;
+      FixedSum& area = areas.emplace_back();
       for (std::size_t i = 0; i < observed.size(); ++i)
-        if (observed[i] >= 0) area += row_area_[i / static_cast<std::size_t>(tile.width())];
-      out.areas.push_back(area);
+        if (observed[i] >= 0) area.add(row_area_[i / static_cast<std::size_t>(tile.width())]);
     }
-  world_.all_reduce(std::span<double>(out.areas), Reduce::sum);
+  all_reduce(world_, areas);
+  Weighing out;
+  for (const FixedSum& area : areas) out.areas.push_back(area.value());
   for (double area : out.areas) out.pairs += area > 0 ? 1 : 0;
   return out;
 }
@@ -249,17 +253,19 @@ double Training::step(std::int64_t number) {
     return std::numeric_limits<double>::quiet_NaN();
   }
   network_.parameters().zero_gradients();
-  double loss = 0;
+  FixedSum losses;
   for (std::size_t b = 0; b < samples.size(); ++b) {
     const Target target = target_of(samples, b, weighing.areas, weighing.pairs);
-    Tape tape(Tape::Mode::record, precision_, keep_of(settings_.train));
+    Tape tape(Tape::Mode::record, precision_, keep_of(settings_.train), nullptr,
+              blocks_of(settings_, tiles_));
     const Var logits = predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].base,
                                rule_.classes(), {settings_.train.dropout, seed, first + b});
-    loss += ordinal_loss(logits, target, tape);
+    losses.add(ordinal_loss(logits, target, tape));
     tape.backward();
   }
   sum_gradients(world_, parameters_);
-  world_.all_reduce(std::span(&loss, 1), Reduce::sum);
+  all_reduce(world_, std::span(&losses, 1));
+  const double loss = losses.value();
   const double norm = gradient_norm(parameters_);
   if (!std::isfinite(loss) || !std::isfinite(norm))
     fail(ExitCode::failed, "Training diverged at step " + std::to_string(number + 1),
@@ -287,12 +293,12 @@ Training::Validation Training::validate() {
     const Target target = target_of(one, 0, weighing.areas, 1.0);
     Tape tape(Tape::Mode::forget);
     const Var climatology = Tape::leaf(log_base(one[0].climatology, tiles_.tile(0), rule_.classes()));
-    double losses[2] = {0, ordinal_loss(climatology, target, tape)};
+    FixedSum losses[2] = {{}, ordinal_loss(climatology, target, tape)};
     losses[0] = ordinal_loss(
         predict(network_, tape, tiles_, std::move(one[0].input), one[0].base, rule_.classes()), target, tape);
-    world_.all_reduce(std::span<double>(losses), Reduce::sum);
-    sum.loss += losses[0];
-    sum.climatology += losses[1];
+    all_reduce(world_, losses);
+    sum.loss += losses[0].value();
+    sum.climatology += losses[1].value();
     pairs += weighing.pairs;
   }
   swap_average(adam_, parameters_);
@@ -425,9 +431,10 @@ TrainOutcome Training::run() {
   prepare();
   const bool resumed = resume(folder);
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
-  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {} x {} ranks, {}",
+  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {} x {} ranks, {}{}",
                         network_.parameters().size(), inits_.size(), validation_inits_.size(),
-                        tiles_.tiling().rows(), tiles_.tiling().cols(), name_of(precision_)));
+                        tiles_.tiling().rows(), tiles_.tiling().cols(), name_of(precision_),
+                        settings_.train.exact ? ", exact" : ""));
   const auto consider = [&](std::int64_t at_step) {
     const Validation v = validate();
     note({{"step", at_step}, {"validation_loss", v.loss}, {"climatology_loss", v.climatology}});

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "pluvia/comm/fixed_sum.hpp"
+#include "pluvia/comm/reduce_sums.hpp"
 
 namespace pluvia {
 

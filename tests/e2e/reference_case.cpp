@@ -85,7 +85,7 @@ void write_case(const std::string& path, Index ny, Index nx, const Settings& set
 
   Tape tape(Tape::Mode::record);
   const Var logits = network.forward(tape, tiles, input, base);
-  const float loss = static_cast<float>(ordinal_loss(logits, target, tape));
+  const float loss = static_cast<float>(ordinal_loss(logits, target, tape).value());
   tape.backward();
 
   std::vector<NamedValues> arrays;

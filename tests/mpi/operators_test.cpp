@@ -17,6 +17,7 @@
 #include "pluvia/ops/norm.hpp"
 #include "pluvia/ops/pointwise.hpp"
 #include "pluvia/ops/resample.hpp"
+#include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {
@@ -77,7 +78,8 @@ struct Outcome {
 };
 
 /// Inputs are x0 + step * d with fields x0 and d fixed by global index; r weighs the output.
-Outcome evaluate(const Row& row, Decomposition& tiles, double step, bool backward) {
+Outcome evaluate(const Row& row, Decomposition& tiles, double step, bool backward,
+                 GradientBlocks blocks = {}) {
   Outcome out;
   std::uint64_t stream = 100;
   for (const Field& f : row.inputs) {
@@ -100,10 +102,12 @@ Outcome evaluate(const Row& row, Decomposition& tiles, double step, bool backwar
           static_cast<float>((0.2 * random_normal(stream, RandomPurpose::test, n) +
                               0.2 * step * random_normal(stream + 50, RandomPurpose::test, n)));
     }
+    if (blocks) p.sums = OrderFreeSums(p.grad.storage().size());
     out.parameters.push_back(std::move(p));
     ++stream;
   }
-  Tape tape(backward ? Tape::Mode::record : Tape::Mode::forget);
+  Tape tape(backward ? Tape::Mode::record : Tape::Mode::forget, Precision::f32, Tape::Keep::everything,
+            nullptr, blocks);
   out.output = row.apply(tape, tiles, out.inputs, out.parameters);
   const Shape s = out.output->value.shape();
   int level = 0;
@@ -262,10 +266,10 @@ std::vector<Row> table() {
   return rows;
 }
 
-Tiling tiling_for(const Communicator& comm, Edge edge) {
+Tiling tiling_for(const Communicator& comm, Edge edge, Index block = 0) {
   const Index ny = 29, nx = edge == Edge::periodic ? 32 : 27;
-  const GridShape shape = choose_grid_shape(ny, nx, 3, comm.size());
-  return {ny, nx, 3, shape.rows, shape.cols, edge};
+  const GridShape shape = choose_grid_shape(ny, nx, 3, comm.size(), 0, 0, block);
+  return {ny, nx, 3, shape.rows, shape.cols, edge, block};
 }
 
 class Operator : public ::testing::TestWithParam<std::tuple<std::size_t, Edge>> {};
@@ -342,6 +346,39 @@ TEST_P(Operator, SameBitsOnManyRanksAndThreads) {
       close(many.inputs[i]->grad, single.inputs[i]->grad, "shared queries");
 }
 
+TEST_P(Operator, GradientsInBlocksHaveTheSameBitsOnManyRanksAndThreads) {
+  const Row row = table()[std::get<0>(GetParam())];
+  const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
+  const auto outcome = [&](const Communicator& comm, Index block) {
+    Decomposition tiles(comm, tiling_for(comm, std::get<1>(GetParam()), block));
+    Outcome out = evaluate(row, tiles, 0, true, {block, tiles.tile(0).height(), tiles.tile(0).width()});
+    std::vector<Parameter*> parameters;
+    for (Parameter& p : out.parameters) parameters.push_back(&p);
+    sum_gradients(comm, parameters);
+    return out;
+  };
+  constexpr Index block = 8; // 4 x 4 of them, the last ones narrower
+  omp_set_num_threads(2);
+  const Outcome many = outcome(world, block);
+  omp_set_num_threads(1);
+  const Outcome single = outcome(alone, block), whole = outcome(alone, 0);
+  const auto compare = [&](const Tensor& a, const Tensor& b, const Tensor& fast, const char* what) {
+    double scale = 0, worst = 0;
+    for (std::size_t n = 0; n < a.storage().size(); ++n) {
+      EXPECT_EQ(a.storage()[n], b.storage()[n]) << row.name << ": " << what << ", element " << n;
+      scale = std::max(scale, std::abs(static_cast<double>(fast.storage()[n])));
+      worst = std::max(worst, std::abs(static_cast<double>(b.storage()[n]) - fast.storage()[n]));
+    }
+    EXPECT_GT(scale, 0);
+    EXPECT_LE(worst, 2e-5 * scale) << row.name << ": " << what << " against sums over the whole tile";
+  };
+  for (std::size_t i = 0; i < row.parameters.size(); ++i)
+    compare(many.parameters[i].grad, single.parameters[i].grad, whole.parameters[i].grad, "a parameter");
+  for (std::size_t i = 0; i < row.inputs.size(); ++i)
+    if (row.inputs[i].where == Field::Where::shared && world.rank() == 0)
+      compare(many.inputs[i]->grad, single.inputs[i]->grad, whole.inputs[i]->grad, "shared queries");
+}
+
 TEST_P(LinearOperator, IsAdjoint) {
   const Row row = table()[std::get<0>(GetParam())];
   const Communicator world(MPI_COMM_WORLD);
@@ -390,7 +427,7 @@ TEST(OrdinalLoss, GradientMatchesFiniteDifferences) {
     Tensor moved = x.clone();
     for (std::size_t i = 0; i < x.storage().size(); ++i)
       moved.storage()[i] += static_cast<float>(step * random_normal(3, RandomPurpose::test, i));
-    return ordinal_loss(Tape::leaf(std::move(moved)), target, Tape(Tape::Mode::forget));
+    return ordinal_loss(Tape::leaf(std::move(moved)), target, Tape(Tape::Mode::forget)).value();
   };
   const Var leaf = Tape::leaf(x.clone(), true);
   ordinal_loss(leaf, target, Tape(Tape::Mode::record));

@@ -109,7 +109,7 @@ TEST(StUnet, GradientMatchesFiniteDifferences) {
   const auto loss = [&](Tape::Mode mode, Tape::Keep keep = Tape::Keep::everything) {
     Tape tape(mode, Precision::f32, keep);
     const Var f = logits(net, tape, tiles);
-    double value = ordinal_loss(f, target, tape);
+    double value = ordinal_loss(f, target, tape).value();
     tape.backward();
     world.all_reduce(std::span(&value, 1), Reduce::sum);
     return value;

@@ -1,10 +1,13 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "pluvia/ad/gradient_blocks.hpp"
 #include "pluvia/ad/profile.hpp"
+#include "pluvia/core/order_free_sums.hpp"
 #include "pluvia/core/precision.hpp"
 #include "pluvia/core/tensor.hpp"
 
@@ -19,13 +22,18 @@ struct Node {
 };
 using Var = std::shared_ptr<Node>;
 
-/// A trained array. Replicated on all ranks; grad collects this rank's share until the trainer reduces it.
+/// A trained array. Replicated on all ranks; grad collects this rank's share until the trainer reduces it, or
+/// `sums` does where gradients must not depend on the process grid (see GradientBlocks).
 struct Parameter {
   enum class Decay { no, yes };
   std::string name;
   Tensor value, grad;
   Decay decay = Decay::no;
+  OrderFreeSums sums = {}; ///< empty unless tapes have blocks
 };
+
+/// Adds this rank's share of a parameter's gradient, or of a block's.
+void add_gradient(Parameter& parameter, std::span<const float> d);
 
 /// Adds d to the gradient of a node; d must have node.grad_margin and is taken over when it is the first.
 void accumulate(Node& node, Tensor&& d);
@@ -52,10 +60,12 @@ public:
   };
   /// A profile, when given, books the time of every operator and must outlive the tape.
   explicit Tape(Mode mode, Precision precision = Precision::f32, Keep keep = Keep::everything,
-                Profile* profile = nullptr)
-      : mode_(mode), precision_(precision), keep_(keep), profile_(profile) {}
+                Profile* profile = nullptr, GradientBlocks blocks = {})
+      : mode_(mode), precision_(precision), keep_(keep), profile_(profile), blocks_(blocks) {}
 
   Precision precision() const { return precision_; }
+  /// How pull-backs sum the gradients of parameters.
+  const GradientBlocks& blocks() const { return blocks_; }
   bool recording() const { return mode_ == Mode::record; }
   /// A value that is computed from others. `pull` reads node.grad and accumulates into the inputs it holds;
   /// it is kept only when recording and never called for a node whose gradient nobody asked for.
@@ -79,6 +89,7 @@ private:
   Precision precision_;
   Keep keep_;
   Profile* profile_;
+  GradientBlocks blocks_;
   std::vector<Entry> entries_;
 };
 

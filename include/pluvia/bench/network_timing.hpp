@@ -40,6 +40,7 @@ private:
   StUnet network_;
   std::vector<Parameter*> parameters_;
   Adam adam_;
+  GradientBlocks blocks_;
   Var input_, base_;
   Target target_;
 };

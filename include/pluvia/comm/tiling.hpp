@@ -20,12 +20,14 @@ enum class Edge { closed, periodic };
 
 /// How a grid of ny x nx cells and its coarser levels are cut over rows x cols ranks.
 /// Level l has ceil(ny / 2^l) x ceil(nx / 2^l) cells. Cuts fall on whole cells of the coarsest level, as
-/// evenly as possible, so every level is aligned on every rank and only stencils of stride 1 need halos. A
-/// plain value.
+/// evenly as possible, so every level is aligned on every rank and only stencils of stride 1 need halos; or on
+/// whole blocks, where sums are to be taken within such. A plain value.
 class Tiling {
 public:
-  /// Throws a usage Error when rows or cols exceed the coarsest extent, or a periodic width does not divide.
-  Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge = Edge::closed);
+  /// block: finest cells along the side of a block, 0 = one coarsest cell. Throws a usage Error when rows or
+  /// cols exceed the number of blocks, a block is no multiple of the coarsest cell, or a periodic width does
+  /// not divide.
+  Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge = Edge::closed, Index block = 0);
 
   int levels() const { return levels_; }
   int rows() const { return static_cast<int>(y_cuts_.size()) - 1; }
@@ -41,7 +43,8 @@ private:
   Index ny_, nx_;
   int levels_;
   Edge x_edge_;
-  std::vector<Index> y_cuts_, x_cuts_; // in coarsest cells
+  Index block_;
+  std::vector<Index> y_cuts_, x_cuts_; // in blocks
 };
 
 /// The rows x cols nearest to square tiles that uses all `ranks` on an ny x nx grid with `levels` levels.
@@ -49,6 +52,7 @@ private:
 struct GridShape {
   int rows = 1, cols = 1;
 };
-GridShape choose_grid_shape(Index ny, Index nx, int levels, int ranks, int rows = 0, int cols = 0);
+GridShape choose_grid_shape(Index ny, Index nx, int levels, int ranks, int rows = 0, int cols = 0,
+                            Index block = 0);
 
 } // namespace pluvia

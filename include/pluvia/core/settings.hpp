@@ -60,6 +60,7 @@ struct ModelSettings {
 
 struct ParallelSettings {
   std::int64_t rows = 0, cols = 0; ///< 0 = automatic
+  std::int64_t block = 32;         ///< cells
   std::int64_t threads = 0;        ///< per rank; 0 = the node's cores shared out over its ranks
   bool operator==(const ParallelSettings&) const = default;
 };
@@ -75,6 +76,7 @@ struct TrainSettings {
   double climatology_dropout = 0;  ///< share of days, at most
   std::string precision = "auto";  ///< auto | f32 | bf16
   std::string keep = "everything"; ///< everything | blocks
+  bool exact = false;              ///< the same bits on every process grid
   std::int64_t seed = 1;
   std::string output = "run";
   std::string from; ///< checkpoint to go on from, or "latest"

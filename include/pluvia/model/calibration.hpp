@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "pluvia/comm/communicator.hpp"
-#include "pluvia/comm/fixed_sum.hpp"
+#include "pluvia/comm/reduce_sums.hpp"
 
 namespace pluvia {
 

@@ -12,8 +12,8 @@
 namespace pluvia {
 
 /// How the grid of an archive is cut for a model over ranks: parallel.rows and cols, or the squarest tiles.
-/// Throws a usage Error when the ranks do not fit.
-Tiling layout(const Settings& settings, const Grid& grid, int ranks);
+/// With a block > 0, tiles begin on whole blocks. Throws a usage Error when the ranks do not fit.
+Tiling layout(const Settings& settings, const Grid& grid, int ranks, Index block = 0);
 
 /// What each reader of an archive may keep decoded, so that all readers of a rank stay below data.cache_mib:
 /// the samples' own and, where the base is a regression, that of the surroundings of the tile.

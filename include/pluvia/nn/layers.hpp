@@ -22,6 +22,8 @@ public:
   std::vector<Parameter*> all() const;
   std::int64_t size() const;
   void zero_gradients();
+  /// From now on gradients are collected in order-free sums: for tapes with blocks.
+  void sum_in_blocks();
 
 private:
   std::uint64_t seed_;

@@ -1,6 +1,7 @@
 #pragma once
 #include <vector>
 
+#include "pluvia/core/order_free_sums.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
@@ -59,10 +60,12 @@ void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta);
 
 /// Gradients of this tile's queries (left out when dq is null), keys and values, in gather form: keys and
 /// values take what the queries around them give, so q, d_o, log_sum and delta need margins that hold every
-/// query that sees a key of this tile. Shared queries [1, Tq, 1, 1, C] sum over cells, rows in order. Local.
+/// query that sees a key of this tile. Shared queries [1, Tq, 1, 1, C] sum over cells, rows in order, into dq;
+/// or, where they are given, cell by cell into shared_sums, and dq is left alone. Local.
 void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv);
+                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv,
+                      OrderFreeSums* shared_sums = nullptr);
 
 /// Pairs of a query cell and a key cell over the queries of a tile.
 double attended_pairs(const Shape& queries, const AttentionWindow& window, TileOrigin origin);

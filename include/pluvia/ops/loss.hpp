@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "pluvia/ad/tape.hpp"
+#include "pluvia/core/fixed_sum.hpp"
 
 namespace pluvia {
 
@@ -14,9 +15,9 @@ struct Target {
 
 /// Loss of ordered classes (cross-entropy plus ranked probability score / K, Epstein 1969):
 /// sum over cells of weight (-log p_c + sum_k (F_k - [c <= k])^2 / K), p = softmax(logits), F its running sum
-/// over the K + 1 classes. logits [B, leads, Y, X, K + 1]. Returns this tile's share in f64 and, when the
-/// tape records, sets the gradient of `logits`. Local.
-double ordinal_loss(const Var& logits, const Target& target, const Tape& tape);
+/// over the K + 1 classes. logits [B, leads, Y, X, K + 1]. Returns this tile's share, which adds up to the
+/// same bits on any process grid, and, when the tape records, sets the gradient of `logits`. Local.
+FixedSum ordinal_loss(const Var& logits, const Target& target, const Tape& tape);
 
 /// P(amount >= threshold k) for the K thresholds: sums of the upper classes of softmax(logits), so never
 /// rising with the threshold. logits and probability: K + 1 and K values. Local.

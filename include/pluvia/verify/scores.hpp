@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "pluvia/comm/communicator.hpp"
-#include "pluvia/comm/fixed_sum.hpp"
+#include "pluvia/comm/reduce_sums.hpp"
 #include "pluvia/comm/tiling.hpp"
 #include "pluvia/io/time.hpp"
 

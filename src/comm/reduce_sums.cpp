@@ -1,4 +1,4 @@
-#include "pluvia/comm/fixed_sum.hpp"
+#include "pluvia/comm/reduce_sums.hpp"
 
 #include <vector>
 
@@ -6,15 +6,16 @@ namespace pluvia {
 
 void all_reduce(const Communicator& comm, std::span<FixedSum> sums) {
   std::vector<std::int64_t> limbs;
-  limbs.reserve(2 * sums.size());
+  limbs.reserve(3 * sums.size());
   for (FixedSum& sum : sums) {
     sum.carry();
     limbs.push_back(sum.high);
     limbs.push_back(sum.low);
+    limbs.push_back(sum.lost);
   }
   comm.all_reduce(limbs, Reduce::sum);
   for (std::size_t i = 0; i < sums.size(); ++i) {
-    sums[i] = {limbs[2 * i], limbs[2 * i + 1]};
+    sums[i] = {limbs[3 * i], limbs[3 * i + 1], limbs[3 * i + 2]};
     sums[i].carry();
   }
 }

@@ -1,0 +1,12 @@
+#pragma once
+#include <span>
+
+#include "pluvia/comm/communicator.hpp"
+#include "pluvia/core/fixed_sum.hpp"
+
+namespace pluvia {
+
+/// Sums over all ranks, in place: the same bits on any number of ranks. Collective.
+void all_reduce(const Communicator& comm, std::span<FixedSum> sums);
+
+} // namespace pluvia

@@ -1,0 +1,34 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace pluvia {
+
+/// Many sums of floats side by side, whose values depend neither on the order of their terms nor on how these
+/// were grouped or shared out over ranks: every term is rounded to a multiple of 2^-63 and whole numbers are
+/// added, in two limbs of which the upper counts units of 2^-24. At most 2^24 terms each. A term that is not
+/// finite, or 2^20 and more in magnitude, makes all sums NaN. Local.
+class OrderFreeSums {
+public:
+  OrderFreeSums() = default;
+  explicit OrderFreeSums(std::size_t size) : size_(size), limbs_(2 * size + 1, 0) {}
+
+  bool empty() const { return size_ == 0; }
+  std::size_t size() const { return size_; }
+  void clear() { limbs_.assign(limbs_.size(), 0); }
+  /// Adds terms to the sums from `first` on. Threads may add to different ones at once.
+  void add(std::size_t first, std::span<const float> terms);
+  void add(const OrderFreeSums& other);
+  /// The sums, rounded to floats.
+  void round_to(std::span<float> out) const;
+  /// What is added over ranks, as integers.
+  std::span<std::int64_t> limbs() { return limbs_; }
+
+private:
+  std::size_t size_ = 0;
+  std::vector<std::int64_t> limbs_; // upper limbs, lower limbs, how many terms were out of range
+};
+
+} // namespace pluvia

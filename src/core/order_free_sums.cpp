@@ -1,0 +1,59 @@
+#include "pluvia/core/order_free_sums.hpp"
+
+#include <atomic>
+#include <bit>
+#include <cassert>
+#include <cmath>
+#include <limits>
+
+namespace pluvia {
+
+namespace {
+
+// A double plus this has whole numbers in its last bits, to the nearest, ties to even.
+constexpr double whole = 0x1.8p52;
+constexpr double upper_units = 0x1p24, lower_units = 0x1p39, most = 0x1p20;
+
+std::uint64_t integer(double with_whole) {
+  return std::bit_cast<std::uint64_t>(with_whole) - std::bit_cast<std::uint64_t>(whole);
+}
+
+} // namespace
+
+void OrderFreeSums::add(std::size_t first, std::span<const float> terms) {
+  assert(first + terms.size() <= size_);
+  std::int64_t* upper = limbs_.data() + first;
+  std::int64_t* lower = upper + size_;
+  std::int64_t bad = 0;
+  for (std::size_t i = 0; i < terms.size(); ++i) {
+    const double units = static_cast<double>(terms[i]) * upper_units, rounded = units + whole;
+    const double rest = (units - (rounded - whole)) * lower_units;
+    upper[i] = static_cast<std::int64_t>(static_cast<std::uint64_t>(upper[i]) + integer(rounded));
+    lower[i] = static_cast<std::int64_t>(static_cast<std::uint64_t>(lower[i]) + integer(rest + whole));
+    bad += std::abs(terms[i]) < static_cast<float>(most) ? 0 : 1;
+  }
+  if (bad != 0) std::atomic_ref(limbs_.back()).fetch_add(bad);
+}
+
+void OrderFreeSums::add(const OrderFreeSums& other) {
+  assert(other.size_ == size_);
+  for (std::size_t i = 0; i < limbs_.size(); ++i)
+    limbs_[i] = static_cast<std::int64_t>(static_cast<std::uint64_t>(limbs_[i]) +
+                                          static_cast<std::uint64_t>(other.limbs_[i]));
+}
+
+void OrderFreeSums::round_to(std::span<float> out) const {
+  assert(out.size() == size_);
+  for (std::size_t i = 0; i < size_; ++i) {
+    // What the lower limb holds in whole units of the upper one goes there: equal sums have equal limbs.
+    const std::int64_t carry = limbs_[size_ + i] >> 39,
+                       rest = limbs_[size_ + i] & ((std::int64_t{1} << 39) - 1);
+    const auto upper =
+        static_cast<std::int64_t>(static_cast<std::uint64_t>(limbs_[i]) + static_cast<std::uint64_t>(carry));
+    out[i] = limbs_.back() != 0 ? std::numeric_limits<float>::quiet_NaN()
+                                : static_cast<float>(std::ldexp(static_cast<double>(upper), -24) +
+                                                     std::ldexp(static_cast<double>(rest), -63));
+  }
+}
+
+} // namespace pluvia

@@ -1,0 +1,60 @@
+#include "pluvia/ops/weight_gradient.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "pluvia/core/parallel_for.hpp"
+
+namespace pluvia {
+
+namespace {
+
+/// Some rows and columns of one sample.
+struct Part {
+  Index sample, y, x, height, width;
+};
+
+/// A copy of a part with margins around it.
+Tensor crop(const Tensor& from, const Part& part, const Margin& m) {
+  const Index frames = from.shape().t;
+  Tensor out({1, frames, part.height, part.width, from.shape().c}, m);
+  const Index height = part.height + m.y_lo + m.y_hi,
+              values = (part.width + m.x_lo + m.x_hi) * from.shape().c;
+  parallel_for((frames + m.t_lo + m.t_hi) * height, [&](Index row) {
+    const Index t = row / height - m.t_lo, y = row % height - m.y_lo;
+    std::memcpy(out.cell(0, t, y, -m.x_lo), from.cell(part.sample, t, part.y + y, part.x - m.x_lo),
+                static_cast<std::size_t>(values) * sizeof(float));
+  });
+  return out;
+}
+
+} // namespace
+
+void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, const Tensor& x,
+                             const Tensor& dy, const Stencil& stencil, Parameter& weight, Parameter& bias) {
+  if (!blocks) {
+    convolution_pull_weight(precision, x, dy, stencil, weight.grad, bias.grad.cell(0, 0, 0, 0));
+    return;
+  }
+  const Shape& s = dy.shape();
+  const Index rows = blocks.rows(s.y), columns = blocks.columns(s.x);
+  Tensor dw(weight.value.shape()), db(bias.value.shape());
+  constexpr std::size_t piece = 16384;
+  const std::size_t pieces = (dw.storage().size() + piece - 1) / piece;
+  for (Index b = 0; b < s.b; ++b)
+    for (Index y = 0; y < s.y; y += rows)
+      for (Index ix = 0; ix < s.x; ix += columns) {
+        const Part part{b, y, ix, std::min(rows, s.y - y), std::min(columns, s.x - ix)};
+        dw.fill(0.0F);
+        db.fill(0.0F);
+        convolution_pull_weight(precision, crop(x, part, reach(stencil)), crop(dy, part, {}), stencil, dw,
+                                db.cell(0, 0, 0, 0));
+        parallel_for(static_cast<Index>(pieces), [&](Index i) {
+          const std::size_t first = static_cast<std::size_t>(i) * piece;
+          weight.sums.add(first, dw.storage().subspan(first, std::min(piece, dw.storage().size() - first)));
+        });
+        bias.sums.add(0, db.storage());
+      }
+}
+
+} // namespace pluvia

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# labels: bits
+# Training with train.exact: losses, gradient norms, weights, averages and optimiser state are the same bytes on any
+# process grid with any number of threads, in f32 and in what the processor likes best; a run stopped on one grid and
+# gone on with on another ends with the same bytes; without it they differ.
+#   exact.sh          8 steps on 1, 2, 3, 4, 6 and 8 ranks
+#   exact.sh --all    50 steps, every rows x cols
+# Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/lib/small_model.sh"
+source "$here/lib/python.sh"
+find_python netCDF4 numpy || exit 77
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+export OMP_WAIT_POLICY=passive
+steps=8 all=false
+if [ "${1:-}" = --all ]; then steps=50 all=true; fi
+small_archive 61 53
+
+train() { # NAME RANKS KEY=VALUE ...
+  run "$2" train deck.yaml train.exact=true parallel.block=8 model.head_init=random train.batch=2 train.dropout=0.1 \
+    train.steps="$steps" train.validate_every=4 train.checkpoint_every="$steps" train.output="$1" "${@:3}" >/dev/null 2>err ||
+    { cat err; exit 1; }
+}
+same() { "$python" "$here/compare_checkpoints.py" "$@"; }
+last=$(printf 'checkpoint_%08d.h5' "$steps")
+for precision in f32 auto; do
+  train "$precision" 1 train.precision="$precision" parallel.threads=1
+  turn=0
+  for ranks in 1 2 3 4 6 8; do
+    for rows in $(seq "$ranks"); do
+      [ $((ranks % rows)) -eq 0 ] && [ $((ranks / rows)) -le 7 ] || continue
+      # All shapes of the grid, or the squarest alone.
+      turn=$((turn + 1))
+      $all || [ "$rows" -eq 1 ] && [ "$ranks" -lt 4 ] || [ "$rows" -eq 2 ] || continue
+      train "many" "$ranks" train.precision="$precision" parallel.rows="$rows" parallel.cols=$((ranks / rows)) \
+        parallel.threads=$((turn % 2 + 1))
+      same "$precision/$last" "many/$last" || { echo "$precision on $rows x $((ranks / rows)) ranks"; exit 1; }
+      same "$precision/checkpoint_best.h5" "many/checkpoint_best.h5"
+      diff "$precision/log.jsonl" many/log.jsonl
+      rm -rf many
+    done
+  done
+done
+
+# Stopped on 2 ranks, gone on with on 3, with blocks made anew: the same bytes.
+train halves 2 train.precision=f32 train.checkpoint_every=4
+rm "halves/$last" halves/checkpoint_best.h5
+train halves 3 train.precision=f32 train.from=halves/checkpoint_00000004.h5 train.keep=blocks
+same "f32/$last" "halves/$last"
+
+# What this is for: sums over whole tiles differ. And the loss is the same but for rounding.
+train fast 1 train.precision=f32 train.exact=false
+train fast2 2 train.precision=f32 train.exact=false
+if same "fast/$last" "fast2/$last" >/dev/null; then echo "sums over other tiles came out the same"; exit 1; fi
+"$python" - <<'END'
+import json
+losses = [[json.loads(line)["loss"] for line in open(f"{n}/log.jsonl") if '"loss"' in line] for n in ("f32", "fast")]
+assert len(losses[0]) > 2 and max(abs(a - b) for a, b in zip(*losses, strict=True)) < 1e-4, losses
+END
+
+# A process grid finer than the blocks, and blocks that the levels do not divide.
+status=0
+run 4 train deck.yaml train.exact=true parallel.rows=4 parallel.cols=1 train.output=no >/dev/null 2>err || status=$?
+[ "$status" -eq 2 ] && grep -q 'smaller parallel.block' err || { echo "status $status"; cat err; exit 1; }
+status=0
+run 1 train deck.yaml train.exact=true parallel.block=6 train.output=no >/dev/null 2>err || status=$?
+[ "$status" -eq 2 ] && grep -q 'multiple' err || { echo "status $status"; cat err; exit 1; }
