@@ -122,16 +122,20 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   const Domain domain = find_domain(world, s);
   // A process grid given in full is planned for, however few ranks make the plan.
   const bool given = s.parallel.rows > 0 && s.parallel.cols > 0;
-  const Tiling tiling =
-      layout(s, domain.grid, given ? static_cast<int>(s.parallel.rows * s.parallel.cols) : world.size(),
-             block_of(s));
+  const int replicas = static_cast<int>(s.parallel.replicas);
+  const Tiling tiling = layout(s, domain.grid,
+                               given ? static_cast<int>(s.parallel.rows * s.parallel.cols)
+                                     : std::max(1, world.size() / replicas),
+                               block_of(s));
   StUnet network = make_network(s);
   const auto parameters = static_cast<double>(network.parameters().size());
 
   std::string out =
       fmt::format("grid        {} x {} cells{} ({})\n", domain.grid.ny(), domain.grid.nx(),
                   tiling.x_edge() == Edge::periodic ? ", closed in longitude" : "", domain.source);
-  out += fmt::format("ranks       {} = {} rows x {} columns\n", tiling.ranks(), tiling.rows(), tiling.cols());
+  out +=
+      fmt::format("ranks       {} = {}{} rows x {} columns\n", replicas * tiling.ranks(),
+                  replicas > 1 ? fmt::format("{} replicas x ", replicas) : "", tiling.rows(), tiling.cols());
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
                   s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());
@@ -142,9 +146,11 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   out += describe_levels(tiling, s.model) + "\n";
   out += describe_ranks(tiling, s, {rule.channels(), s.target.leads_hours, rule.classes()});
   out += fmt::format(
-      "\nA step is {} samples, one after the other. Add up to {:.0f} MiB of decoded frames a rank "
+      "\nA step is {} samples, {} one after the other. Add up to {:.0f} MiB of decoded frames a rank "
       "(data.cache_mib).\n",
-      s.train.batch, s.data.cache_mib);
+      s.train.batch,
+      replicas > 1 ? fmt::format("up to {} a replica,", (s.train.batch + replicas - 1) / replicas) : "",
+      s.data.cache_mib);
   if (log.voice() != Log::Voice::silent) std::fputs(out.c_str(), stdout);
   return ExitCode::done;
 }

@@ -87,6 +87,8 @@ void declare(ModelSettings& s, const Declare& key) {
 
 void declare(ParallelSettings& s, const Declare& key) {
   const Limits count{.low = 0, .high = 1e6};
+  key("parallel.replicas", &s.replicas, "", {.low = 1, .high = 1e6},
+      "copies of the whole domain, each on as many ranks, that share the samples of a training step");
   key("parallel.rows", &s.rows, "ranks", count, "rows of the process grid; 0 = automatic");
   key("parallel.cols", &s.cols, "ranks", count, "columns of the process grid; 0 = automatic");
   key("parallel.block", &s.block, "cells", {.low = 1, .high = 65536},

@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "pluvia/comm/process_grid.hpp"
 #include "pluvia/comm/reduce_sums.hpp"
 #include "pluvia/comm/stop_signals.hpp"
 #include "pluvia/core/config.hpp"
@@ -47,8 +48,19 @@ std::vector<TimeSpan> spans_to_validate_on(const DataSettings& data) {
   return {parse_span(data.validate)};
 }
 
+ProcessGrid share_out(const Communicator& world, const Settings& settings) {
+  if (settings.train.batch < settings.parallel.replicas)
+    fail(ExitCode::usage,
+         fmt::format("{} replicas have nothing to do", settings.parallel.replicas - settings.train.batch),
+         fmt::format("train.batch is {}, parallel.replicas {}", settings.train.batch,
+                     settings.parallel.replicas),
+         "Give each replica a sample.");
+  return make_process_grid(world, static_cast<int>(settings.parallel.replicas));
+}
+
 /// A sample ready for the network.
 struct Sample {
+  std::size_t number; ///< in its batch
   SampleInput input;
   std::vector<std::vector<float>> climatology;    ///< pi per lead
   std::vector<std::vector<float>> base;           ///< class probabilities per lead that the logits start from
@@ -61,9 +73,10 @@ public:
       : world_(world), settings_(settings), log_(log), rule_(make_sample_rule(settings)),
         recent_(recent_weather_rule(settings)), train_(spans_to_train_on(settings.data)),
         validate_(spans_to_validate_on(settings.data)), index_(index_archive(world, settings.data.archive)),
-        precision_(agree_precision(world, settings.train.precision)),
-        tiles_(world, layout(settings, index_.grid, world.size(), block_of(settings))), network_(make_network(settings)),
-        parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
+        precision_(agree_precision(world, settings.train.precision)), grid_(share_out(world, settings)),
+        tiles_(grid_.tiles, layout(settings, index_.grid, grid_.tiles.size(), block_of(settings))),
+        network_(make_network(settings)), parameters_(network_.parameters().all()),
+        adam_(make_adam(parameters_)),
         sampler_(index_, rule_, tiles_.tile(0),
                  reader_cache_bytes(settings, settings.model.base == "regression")) {
     if (settings.train.exact) network_.parameters().sum_in_blocks();
@@ -76,16 +89,21 @@ private:
   std::vector<float> cell_areas() const;
   bool resume(const RunFolder& folder);
   /// `days`: of a training sample, which sees the climatology without its own neighbourhood in time.
-  Sample sample(Time init, const std::vector<TimeSpan>& spans, const DayDraw* days = nullptr);
+  Sample sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans,
+                const DayDraw* days = nullptr);
   std::vector<Time> batch_at(std::int64_t step) const;
-  Target target_of(const std::vector<Sample>& samples, std::size_t which, const std::vector<double>& areas,
-                   double pairs) const;
+  Target target_of(const Sample& sample, const std::vector<double>& areas, double pairs) const;
   struct Weighing {
     std::vector<double> areas; ///< global sum of area x validity per (sample, lead)
     double pairs = 0;
   };
-  Weighing weigh(const std::vector<Sample>& samples) const;
+  /// Of a batch of `size` samples, of which the ranks of `comm` hold some.
+  Weighing weigh(const Communicator& comm, const std::vector<Sample>& samples, std::size_t size) const;
   double step(std::int64_t number);
+  /// The i-th of n initial times taken evenly from the validation range.
+  Time validation_init(std::size_t i, std::size_t n) const {
+    return validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
+  }
   struct Validation {
     double loss, climatology;
   };
@@ -93,7 +111,10 @@ private:
   void calibrate_best();
   Checkpoint snapshot(std::int64_t step) const;
   void save(const std::string& path, const Checkpoint& checkpoint) {
-    write_checkpoint(world_, path, checkpoint, tiles_.domain(0), tiles_.tile(0));
+    together(world_, [&] { // all replicas hold the same
+      if (grid_.replica == 0)
+        write_checkpoint(grid_.tiles, path, checkpoint, tiles_.domain(0), tiles_.tile(0));
+    });
   }
   void note(const nlohmann::ordered_json& line);
 
@@ -105,6 +126,7 @@ private:
   std::vector<TimeSpan> train_, validate_;
   ArchiveIndex index_;
   Precision precision_; ///< of training steps; validation and calibration are in f32, as forecasts are
+  ProcessGrid grid_;
   Decomposition tiles_;
   StUnet network_;
   std::vector<Parameter*> parameters_;
@@ -129,19 +151,19 @@ void Training::prepare() {
   if (train_ != std::vector{parse_span(settings_.data.train)})
     log_.info("data.train is used without what it shares with data.validate and data.test");
   const Rect tile = tiles_.tile(0), domain = tiles_.domain(0);
-  normalisation_ = sampler_.measure(world_, train_);
+  normalisation_ = sampler_.measure(grid_.tiles, train_);
   const std::vector<float> areas = row_areas(index_.grid);
   row_area_.assign(areas.begin() + tile.y0, areas.begin() + tile.y1);
   static_assert(Climatology::smoothing_radius >= RecentWeather::reach);
   const bool regression = settings_.model.base == "regression";
   ArchiveReader wide(index_, Climatology::grown(tile, domain),
                      regression ? reader_cache_bytes(settings_, true) : std::size_t{64} << 20);
-  climatology_ = Climatology::count(world_, wide, tile, rule_.rain, rule_.thresholds_mm, train_);
+  climatology_ = Climatology::count(grid_.tiles, wide, tile, rule_.rain, rule_.thresholds_mm, train_);
   hourly_ = finish(*climatology_);
   if (regression) {
     regressions_ =
-        fit_pooled_regression(world_, pooled_rows(world_, log_, wide, recent_, *climatology_,
-                                                  settings_.target.leads_hours, cell_areas(), train_));
+        fit_pooled_regression(grid_.tiles, pooled_rows(grid_.tiles, log_, wide, recent_, *climatology_,
+                                                       settings_.target.leads_hours, cell_areas(), train_));
     surroundings_ = std::move(wide);
   }
   // Samples need their history in the archive; what is missing inside it is a missing frame.
@@ -166,8 +188,10 @@ std::vector<float> Training::cell_areas() const {
   return out;
 }
 
-Sample Training::sample(Time init, const std::vector<TimeSpan>& spans, const DayDraw* days) {
+Sample Training::sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans,
+                        const DayDraw* days) {
   Sample s;
+  s.number = number;
   for (Time lead : rule_.leads) {
     const Time end = init + lead;
     s.climatology.push_back(days ? climatology_->probabilities_without(end, *days) : hourly_.at(end));
@@ -202,34 +226,34 @@ std::vector<Time> Training::batch_at(std::int64_t step) const {
   return batch;
 }
 
-Training::Weighing Training::weigh(const std::vector<Sample>& samples) const {
+Training::Weighing Training::weigh(const Communicator& comm, const std::vector<Sample>& samples,
+                                   std::size_t size) const {
   const Rect tile = tiles_.tile(0);
-  std::vector<FixedSum> areas;
+  const std::size_t leads = rule_.leads.size();
+  std::vector<FixedSum> areas(size * leads);
   for (const Sample& s : samples)
-    for (const auto& observed : s.observed) {
-      FixedSum& area = areas.emplace_back();
-      for (std::size_t i = 0; i < observed.size(); ++i)
-        if (observed[i] >= 0) area.add(row_area_[i / static_cast<std::size_t>(tile.width())]);
-    }
-  all_reduce(world_, areas);
+    for (std::size_t lead = 0; lead < leads; ++lead)
+      for (std::size_t i = 0; i < s.observed[lead].size(); ++i)
+        if (s.observed[lead][i] >= 0)
+          areas[s.number * leads + lead].add(row_area_[i / static_cast<std::size_t>(tile.width())]);
+  all_reduce(comm, areas);
   Weighing out;
   for (const FixedSum& area : areas) out.areas.push_back(area.value());
   for (double area : out.areas) out.pairs += area > 0 ? 1 : 0;
   return out;
 }
 
-Target Training::target_of(const std::vector<Sample>& samples, std::size_t which,
-                           const std::vector<double>& areas, double pairs) const {
+Target Training::target_of(const Sample& sample, const std::vector<double>& areas, double pairs) const {
   const Rect tile = tiles_.tile(0);
   const std::size_t leads = rule_.leads.size(), cells = static_cast<std::size_t>(tile.cells());
   Target target;
   for (std::size_t lead = 0; lead < leads; ++lead) {
-    const auto& observed = samples[which].observed[lead];
+    const auto& observed = sample.observed[lead];
     if (observed.empty())
       target.classes.insert(target.classes.end(), cells, std::int8_t{-1});
     else
       target.classes.insert(target.classes.end(), observed.begin(), observed.end());
-    const double area = areas[which * leads + lead];
+    const double area = areas[sample.number * leads + lead];
     for (float row : row_area_)
       target.weights.push_back(area > 0 ? static_cast<float>(row / (pairs * area)) : 0.0F);
   }
@@ -241,12 +265,14 @@ double Training::step(std::int64_t number) {
              first = static_cast<std::uint64_t>(number * settings_.train.batch); // of the batch's samples
   std::vector<Sample> samples;
   together(world_, [&] {
-    for (Time init : batch_at(number)) {
-      const DayDraw days{settings_.train.climatology_dropout, seed, first + samples.size()};
-      samples.push_back(sample(init, train_, &days));
+    const std::vector<Time> batch = batch_at(number);
+    for (std::size_t b = 0; b < batch.size(); ++b) {
+      if (!grid_.works_on(b)) continue;
+      const DayDraw days{settings_.train.climatology_dropout, seed, first + b};
+      samples.push_back(sample(b, batch[b], train_, &days));
     }
   });
-  const Weighing weighing = weigh(samples);
+  const Weighing weighing = weigh(world_, samples, static_cast<std::size_t>(settings_.train.batch));
   if (weighing.pairs == 0) { // nothing observed in the whole batch: nothing to learn
     ++adam_.step;
     note({{"step", number + 1}, {"observed", false}});
@@ -254,12 +280,12 @@ double Training::step(std::int64_t number) {
   }
   network_.parameters().zero_gradients();
   FixedSum losses;
-  for (std::size_t b = 0; b < samples.size(); ++b) {
-    const Target target = target_of(samples, b, weighing.areas, weighing.pairs);
+  for (Sample& s : samples) {
+    const Target target = target_of(s, weighing.areas, weighing.pairs);
     Tape tape(Tape::Mode::record, precision_, keep_of(settings_.train), nullptr,
               blocks_of(settings_, tiles_));
-    const Var logits = predict(network_, tape, tiles_, std::move(samples[b].input), samples[b].base,
-                               rule_.classes(), {settings_.train.dropout, seed, first + b});
+    const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes(),
+                               {settings_.train.dropout, seed, first + s.number});
     losses.add(ordinal_loss(logits, target, tape));
     tape.backward();
   }
@@ -282,30 +308,40 @@ Training::Validation Training::validate() {
   const auto wanted = static_cast<std::size_t>(settings_.train.validate_samples);
   const std::size_t n = std::min(wanted, validation_inits_.size());
   swap_average(adam_, parameters_);
-  Validation sum{0, 0};
-  double pairs = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    const Time init = validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
+  const auto replicas = static_cast<std::size_t>(grid_.replicas);
+  std::vector<FixedSum> losses(2 * n);
+  std::vector<double> pairs(n, 0.0);
+  for (std::size_t round = 0; round < n; round += replicas) {
+    const std::size_t i = round + static_cast<std::size_t>(grid_.replica);
     std::vector<Sample> one;
-    together(world_, [&] { one.push_back(sample(init, validate_)); });
-    const Weighing weighing = weigh(one);
+    together(world_, [&] {
+      if (i < n) one.push_back(sample(0, validation_init(i, n), validate_));
+    });
+    if (one.empty()) continue;
+    const Weighing weighing = weigh(grid_.tiles, one, 1);
+    pairs[i] = weighing.pairs;
     if (weighing.pairs == 0) continue;
-    const Target target = target_of(one, 0, weighing.areas, 1.0);
+    const Target target = target_of(one[0], weighing.areas, 1.0);
     Tape tape(Tape::Mode::forget);
     const Var climatology = Tape::leaf(log_base(one[0].climatology, tiles_.tile(0), rule_.classes()));
-    FixedSum losses[2] = {{}, ordinal_loss(climatology, target, tape)};
-    losses[0] = ordinal_loss(
+    losses[2 * i + 1] = ordinal_loss(climatology, target, tape);
+    losses[2 * i] = ordinal_loss(
         predict(network_, tape, tiles_, std::move(one[0].input), one[0].base, rule_.classes()), target, tape);
-    all_reduce(world_, losses);
-    sum.loss += losses[0].value();
-    sum.climatology += losses[1].value();
-    pairs += weighing.pairs;
   }
   swap_average(adam_, parameters_);
-  if (pairs == 0)
+  all_reduce(world_, losses);
+  world_.all_reduce(std::span(pairs), Reduce::max); // of the replica that worked on it
+  Validation sum{0, 0};
+  double all_pairs = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    sum.loss += losses[2 * i].value();
+    sum.climatology += losses[2 * i + 1].value();
+    all_pairs += pairs[i];
+  }
+  if (all_pairs == 0)
     fail(ExitCode::data, "data.validate holds no observed window", "every target is missing",
          "Choose another range.");
-  return {sum.loss / pairs, sum.climatology / pairs};
+  return {sum.loss / all_pairs, sum.climatology / all_pairs};
 }
 
 /// Fits the calibration of the best weights on every validation forecast.
@@ -326,11 +362,15 @@ void Training::calibrate_best() {
   constexpr std::size_t most = 96;
   const std::size_t n = std::min(most, validation_inits_.size());
   std::vector<Forecast> forecasts;
+  const auto replicas = static_cast<std::size_t>(grid_.replicas);
   Progress progress(log_, "calibrate", static_cast<std::int64_t>(n));
-  for (std::size_t i = 0; i < n; ++i) {
-    const Time init = validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
+  for (std::size_t round = 0; round < n; round += replicas) {
+    const std::size_t i = round + static_cast<std::size_t>(grid_.replica);
     std::vector<Sample> one;
-    together(world_, [&] { one.push_back(sample(init, validate_)); });
+    together(world_, [&] {
+      if (i < n) one.push_back(sample(0, validation_init(i, n), validate_));
+    });
+    if (one.empty()) continue;
     Sample& s = one[0];
     Tape tape(Tape::Mode::forget);
     const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes());
@@ -340,13 +380,13 @@ void Training::calibrate_best() {
       const auto l = static_cast<std::size_t>(lead);
       if (s.observed[l].empty()) continue;
       forecasts.push_back({lead,
-                           (init + rule_.leads[l]) / (6 * 3600),
+                           (validation_init(i, n) + rule_.leads[l]) / (6 * 3600),
                            exceedance(s.base[l], rule_.classes()),
                            {p.begin() + static_cast<std::ptrdiff_t>(l * size),
                             p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
                            s.observed[l]});
     }
-    progress.update(static_cast<std::int64_t>(i) + 1);
+    progress.update(static_cast<std::int64_t>(std::min(n, round + replicas)));
   }
   ShrinkageSums sums(leads, thresholds);
   for (const Forecast& f : forecasts) sums.add(f.lead, f.block, {f.base, f.probability, f.observed, area});
@@ -394,7 +434,7 @@ bool Training::resume(const RunFolder& folder) {
     }
     path = *found;
   }
-  const Checkpoint c = read_checkpoint(world_, path, tiles_.tile(0));
+  const Checkpoint c = read_checkpoint(grid_.tiles, path, tiles_.tile(0));
   if (const std::string base = parse_settings(c.configuration, path, {}).model.base;
       base != settings_.model.base)
     fail(ExitCode::data, path + " cannot be trained on", "its weights correct another base",
@@ -431,8 +471,9 @@ TrainOutcome Training::run() {
   prepare();
   const bool resumed = resume(folder);
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
-  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {} x {} ranks, {}{}",
+  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{} x {} ranks, {}{}",
                         network_.parameters().size(), inits_.size(), validation_inits_.size(),
+                        grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "",
                         tiles_.tiling().rows(), tiles_.tiling().cols(), name_of(precision_),
                         settings_.train.exact ? ", exact" : ""));
   const auto consider = [&](std::int64_t at_step) {

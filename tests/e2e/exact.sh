@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # labels: bits
 # Training with train.exact: losses, gradient norms, weights, averages and optimiser state are the same bytes on any
-# process grid with any number of threads, in f32 and in what the processor likes best; a run stopped on one grid and
-# gone on with on another ends with the same bytes; without it they differ.
+# process grid, with any number of threads and replicas, in f32 and in what the processor likes best; a run stopped on
+# one grid and gone on with on another ends with the same bytes; without it they differ.
 #   exact.sh          8 steps on 1, 2, 3, 4, 6 and 8 ranks
 #   exact.sh --all    50 steps, every rows x cols
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
@@ -45,6 +45,17 @@ for precision in f32 auto; do
   done
 done
 
+# Replicas that share the samples of a step, with and without tiles: the same bytes.
+for shape in "2 1 1" "4 2 1" "6 1 3"; do
+  read -r ranks rows cols <<<"$shape"
+  train many "$ranks" train.precision=f32 parallel.replicas=2 parallel.rows="$rows" parallel.cols="$cols"
+  grep -q "2 replicas of $rows x $cols ranks" err
+  same "f32/$last" "many/$last" || { echo "2 replicas of $rows x $cols ranks"; exit 1; }
+  same f32/checkpoint_best.h5 many/checkpoint_best.h5
+  diff f32/log.jsonl many/log.jsonl
+  rm -rf many
+done
+
 # Stopped on 2 ranks, gone on with on 3, with blocks made anew: the same bytes.
 train halves 2 train.precision=f32 train.checkpoint_every=4
 rm "halves/$last" halves/checkpoint_best.h5
@@ -65,6 +76,11 @@ END
 status=0
 run 4 train deck.yaml train.exact=true parallel.rows=4 parallel.cols=1 train.output=no >/dev/null 2>err || status=$?
 [ "$status" -eq 2 ] && grep -q 'smaller parallel.block' err || { echo "status $status"; cat err; exit 1; }
+for replicas in 2 3; do
+  status=0
+  run 3 train deck.yaml train.batch=2 parallel.replicas=$replicas train.output=no >/dev/null 2>err || status=$?
+  [ "$status" -eq 2 ] && [ "$(grep -c 'pluvia: .*replicas' err)" -eq 1 ] || { echo "status $status"; cat err; exit 1; }
+done
 status=0
 run 1 train deck.yaml train.exact=true parallel.block=6 train.output=no >/dev/null 2>err || status=$?
 [ "$status" -eq 2 ] && grep -q 'multiple' err || { echo "status $status"; cat err; exit 1; }

@@ -59,6 +59,7 @@ struct ModelSettings {
 };
 
 struct ParallelSettings {
+  std::int64_t replicas = 1;       ///< in training
   std::int64_t rows = 0, cols = 0; ///< 0 = automatic
   std::int64_t block = 32;         ///< cells
   std::int64_t threads = 0;        ///< per rank; 0 = the node's cores shared out over its ranks
