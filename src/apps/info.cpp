@@ -72,12 +72,15 @@ std::string describe_variables(const Communicator& world, const ArchiveIndex& in
   const std::size_t used = std::min(most_frames, index.frames.size());
   std::string out =
       fmt::format("variables, with their range in {} of {} frames\n", used, index.frames.size());
-  std::optional<NcReader> first;
-  together(world, [&] { first.emplace(index.files.front()); });
-  for (const std::string& name : index.variables) {
+  std::vector<ArchiveIndex::Constant> all; // with a file that has each
+  for (const std::string& name : index.variables) all.push_back({name, index.frames.front().file});
+  all.insert(all.end(), index.constants.begin(), index.constants.end());
+  for (const auto& [name, number] : all) {
+    std::optional<NcReader> file;
+    together(world, [&, number = number] { file.emplace(index.files[static_cast<std::size_t>(number)]); });
     std::array<double, 2> limits{HUGE_VAL, HUGE_VAL}; // least, -greatest
     std::array<std::int64_t, 2> counts{0, 0};         // cells, missing
-    together(world, [&] {
+    together(world, [&, &name = name] {
       ArchiveReader reader(index, {0, index.grid.ny(), 0, index.grid.nx()}, 0);
       for (std::size_t k = static_cast<std::size_t>(world.rank()); k < used;
            k += static_cast<std::size_t>(world.size()))
@@ -95,10 +98,10 @@ std::string describe_variables(const Communicator& world, const ArchiveIndex& in
     world.all_reduce(std::span<std::int64_t>(counts), Reduce::sum);
     const std::string range = counts[0] == counts[1] ? "no data"
                                                      : fmt::format("{:g} to {:g} {}", limits[0], -limits[1],
-                                                                   first->text(name, "units"));
+                                                                   file->text(name, "units"));
     out += fmt::format("  {:<16} {:<28} {:5.2f} % missing  {}\n", name, range,
                        100.0 * static_cast<double>(counts[1]) / static_cast<double>(counts[0]),
-                       first->text(name, "long_name"));
+                       file->text(name, "long_name"));
   }
   return out;
 }

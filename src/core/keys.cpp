@@ -38,7 +38,7 @@ void declare(DataSettings& s, const Declare& key) {
   key("data.validate.to", &s.validate.to, "UTC", time, "end of the validation range, excluded");
   key("data.test.from", &s.test.from, "UTC", time, "start of the test range");
   key("data.test.to", &s.test.to, "UTC", time, "end of the test range, excluded");
-  key("data.predictors", &s.predictors, "", {}, "variables the network sees; the target's past may be one");
+  key("data.predictors", &s.predictors, "", {}, "variables the network sees: the target's past may be one, and fields without time (land, terrain)");
   key("data.target", &s.target, "", {}, "variable of the precipitation rate [mm h-1]");
   key("data.precip_label", &s.precip_label, "", {.words = {"start", "end"}},
       "which end of its interval a precipitation time names");

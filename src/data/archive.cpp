@@ -19,20 +19,23 @@ namespace {
 
 struct FileContents {
   Grid grid;
-  std::vector<std::string> variables;
+  std::vector<std::string> variables, constants;
   std::vector<Time> times;
 };
 
-/// What one file adds to an archive: its variables on (time, y, x), all on the same dimensions.
+/// What one file adds to an archive: its variables on (time, y, x), all on the same dimensions, and those on
+/// (y, x) alone.
 FileContents scan(const NcReader& file) {
   FileContents out;
   std::vector<std::string> dimensions;
+  std::vector<NcVariable> flat;
   for (const NcVariable& variable : file.variables()) {
-    if (variable.dimensions.size() != 3) continue;
     const auto has_coordinate = [&](const std::string& name) {
       return file.has(name) && file.variable(name).dimensions == std::vector<std::string>{name};
     };
     if (!std::all_of(variable.dimensions.begin(), variable.dimensions.end(), has_coordinate)) continue;
+    if (variable.dimensions.size() == 2) flat.push_back(variable);
+    if (variable.dimensions.size() != 3) continue;
     const std::string units = file.text(variable.dimensions[0], "units");
     if (units.find(" since ") == std::string::npos) continue;
     if (dimensions.empty()) {
@@ -42,7 +45,11 @@ FileContents scan(const NcReader& file) {
     }
     if (variable.dimensions == dimensions) out.variables.push_back(variable.name);
   }
-  if (out.variables.empty())
+  if (out.variables.empty() && !flat.empty()) out.grid = read_grid(file, flat.front());
+  for (const NcVariable& variable : flat)
+    if (variable.dimensions == std::vector{out.grid.y_name, out.grid.x_name})
+      out.constants.push_back(variable.name);
+  if (out.variables.empty() && out.constants.empty())
     fail(ExitCode::data, file.path() + " holds no variable on (time, lat, lon) or (time, y, x)",
          "an archive needs them in this order, with 1-D coordinates",
          "Reorder its dimensions, for example with ncpdq.");
@@ -106,15 +113,23 @@ Time regular_step(const ArchiveIndex& index) {
 ArchiveIndex make_index(const std::vector<std::string>& patterns) {
   ArchiveIndex index;
   index.files = matching_files(patterns, "data.archive");
-  for (std::size_t f = 0; f < index.files.size(); ++f) {
-    const FileContents contents = scan(NcReader(index.files[f]));
-    if (f == 0) {
-      index.grid = contents.grid;
-      index.variables = contents.variables;
-    } else if (!same_axis(contents.grid.y, index.grid.y) || !same_axis(contents.grid.x, index.grid.x)) {
-      fail(ExitCode::data, "The grids of " + index.files[0] + " and " + index.files[f] + " differ", {},
+  std::vector<FileContents> all;
+  for (const std::string& file : index.files) all.push_back(scan(NcReader(file)));
+  // Fields without time may come first; grid and variables are those of the frames.
+  const auto leading = static_cast<std::size_t>(
+      std::ranges::find_if(all, [](const auto& c) { return !c.times.empty(); }) - all.begin());
+  if (leading == all.size()) fail(ExitCode::data, "The archive " + index.files[0] + " holds no frame");
+  index.grid = all[leading].grid;
+  index.variables = all[leading].variables;
+  for (std::size_t f = 0; f < all.size(); ++f) {
+    const FileContents& contents = all[f];
+    if (!same_axis(contents.grid.y, index.grid.y) || !same_axis(contents.grid.x, index.grid.x))
+      fail(ExitCode::data, "The grids of " + index.files[leading] + " and " + index.files[f] + " differ", {},
            "Regrid one of them, or give two archives.");
-    } else {
+    for (const std::string& name : contents.constants)
+      if (std::ranges::find(index.constants, name, &ArchiveIndex::Constant::name) == index.constants.end())
+        index.constants.push_back({name, static_cast<int>(f)});
+    if (!contents.variables.empty()) {
       std::erase_if(index.variables, [&](const std::string& name) {
         return std::find(contents.variables.begin(), contents.variables.end(), name) ==
                contents.variables.end();
@@ -125,7 +140,6 @@ ArchiveIndex make_index(const std::vector<std::string>& patterns) {
     for (std::size_t t = 0; t < contents.times.size(); ++t)
       index.frames.push_back({contents.times[t], static_cast<int>(f), static_cast<long>(t)});
   }
-  if (index.frames.empty()) fail(ExitCode::data, "The archive " + index.files[0] + " holds no frame");
   std::stable_sort(index.frames.begin(), index.frames.end(),
                    [](const auto& a, const auto& b) { return a.time < b.time; });
   index.step = regular_step(index);
@@ -137,8 +151,11 @@ using nlohmann::json;
 std::string pack(const ArchiveIndex& index) {
   json frames = json::array();
   for (const auto& f : index.frames) frames.push_back({f.time, f.file, f.position});
+  json constants = json::array();
+  for (const auto& c : index.constants) constants.push_back({c.name, c.file});
   const Grid& g = index.grid;
   const json all{{"files", index.files},
+                 {"constants", constants},
                  {"frames", frames},
                  {"step", index.step},
                  {"variables", index.variables},
@@ -158,6 +175,8 @@ ArchiveIndex unpack(const std::string& bytes) {
   index.files = all["files"].get<std::vector<std::string>>();
   for (const json& f : all["frames"])
     index.frames.push_back({f[0].get<Time>(), f[1].get<int>(), f[2].get<long>()});
+  for (const json& c : all["constants"])
+    index.constants.push_back({c[0].get<std::string>(), c[1].get<int>()});
   index.step = all["step"].get<Time>();
   index.variables = all["variables"].get<std::vector<std::string>>();
   Grid& g = index.grid;
@@ -224,7 +243,7 @@ struct ArchiveReader::Impl {
   std::size_t frame_bytes() const { return static_cast<std::size_t>(rect.cells()) * sizeof(float); }
 
   std::vector<float> coordinate(Coordinate which) {
-    const NcReader& first = file(0);
+    const NcReader& first = file(index.frames.front().file);
     return read_coordinate(first, first.variable(index.variables.front()), index.grid, rect, which);
   }
 };
@@ -255,13 +274,18 @@ std::vector<float> ArchiveReader::longitudes() const {
 std::span<const float> ArchiveReader::read(const std::string& variable, Time time) {
   Impl& self = *impl_;
   const auto& names = self.index.variables;
-  if (std::find(names.begin(), names.end(), variable) == names.end()) {
+  const auto& constants = self.index.constants;
+  const auto constant = std::ranges::find(constants, variable, &ArchiveIndex::Constant::name);
+  const bool varies = std::ranges::find(names, variable) != names.end();
+  if (!varies && constant == constants.end()) {
     std::string known;
     for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+    for (const auto& field : constants) known += ", " + field.name;
     fail(ExitCode::usage, "The archive has no variable " + variable, "it has " + known,
          "Correct data.predictors or data.target.");
   }
-  const auto frame = find_frame(self.index, time);
+  // A constant is kept as if it were frame 0.
+  const auto frame = varies ? find_frame(self.index, time) : std::optional<std::size_t>(0);
   if (!frame) return {};
   const Impl::Key key{variable, *frame};
   if (const auto found = self.where.find(key); found != self.where.end()) {
@@ -278,11 +302,14 @@ std::span<const float> ArchiveReader::read(const std::string& variable, Time tim
   }
   values.resize(static_cast<std::size_t>(self.rect.cells()));
   const ArchiveIndex::Frame& at = self.index.frames[*frame];
-  self.file(at.file).read(
-      variable,
-      {static_cast<std::size_t>(at.position), static_cast<std::size_t>(self.rect.y0),
-       static_cast<std::size_t>(self.rect.x0)},
-      {1, static_cast<std::size_t>(self.rect.height()), static_cast<std::size_t>(self.rect.width())}, values);
+  std::vector<std::size_t> start{static_cast<std::size_t>(self.rect.y0),
+                                 static_cast<std::size_t>(self.rect.x0)},
+      count{static_cast<std::size_t>(self.rect.height()), static_cast<std::size_t>(self.rect.width())};
+  if (varies) {
+    start.insert(start.begin(), static_cast<std::size_t>(at.position));
+    count.insert(count.begin(), 1);
+  }
+  self.file(varies ? at.file : constant->file).read(variable, start, count, values);
   self.decoded.push_front({key, std::move(values)});
   self.where[key] = self.decoded.begin();
   return self.decoded.front().values;

@@ -34,6 +34,20 @@ first = [json.loads(next(line for line in open(f"auto{n}/log.jsonl") if '"loss"'
 assert max(first) - min(first) < 1e-9 * first[0], first
 END
 
+# A field without time, in a file of its own, is a predictor like the others: the network's input grows by its value and
+# its validity, and forecasts see it.
+if command -v ncap2 >/dev/null; then
+  ncap2 -O -v -s 'height[$lat,$lon]=float(lat+2.0*lon)' archive.nc terrain.nc
+  train 2 train.steps=4 train.output=plain
+  train 2 train.steps=4 train.output=hilly 'data.archive=[terrain.nc, archive.nc]' \
+    'data.predictors=[tb_window, tb_vapour, rain, height]'
+  run 3 forecast deck.yaml train.output=hilly forecast.output=hilly 'data.archive=[terrain.nc, archive.nc]' \
+    'data.predictors=[tb_window, tb_vapour, rain, height]' >/dev/null 2>err || { cat err; exit 1; }
+  ls hilly/pluvia_pop_*.nc >/dev/null
+  inputs() { run 1 info "$1/checkpoint_best.h5" | sed -n 's/^network *\([0-9]*\) parameters.*/\1/p'; }
+  [ $(($(inputs hilly) - $(inputs plain))) -eq $((2 * 27 * 16)) ] # two more channels into a 3 x 3 x 3 stem of 16
+fi
+
 # 3 steps, then 3 more from the checkpoint: the very numbers of 6 steps in one go.
 train 2 train.steps=6 train.validate_every=3 train.checkpoint_every=3 train.output=straight
 mkdir halves && cp straight/checkpoint_00000003.h5 halves/

@@ -101,6 +101,45 @@ TEST_F(Archive, GlobsOfFilesAreOneArchiveWithGaps) {
   EXPECT_EQ(failure_of([&] { reader.read("snow", start); }).code, ExitCode::usage);
 }
 
+TEST_F(Archive, FieldsWithoutTimeAreTheSameInEveryFrame) {
+  const auto frames = [](std::size_t t, Index, Index) { return static_cast<float>(t); };
+  write("a_frames.nc", regular(3), frames, grid());
+  const auto write_constant_field = [&](const std::string& name, const std::string& field, const Grid& g) {
+    NcWriter file(world, folder / name);
+    write_grid(file, g);
+    file.add_field(field, NcType::f32, {g.y_name, g.x_name});
+    set_grid_attributes(file, g, field);
+    std::vector<float> values;
+    for (Index i = 0; i < whole().cells(); ++i) values.push_back(static_cast<float>(i));
+    file.write_tile(field, {}, {}, whole(), values);
+    file.commit();
+  };
+  // In files of their own, before and after those of the frames.
+  write_constant_field("0_terrain.nc", "elevation", grid());
+  write_constant_field("z_land.nc", "land", grid());
+  const ArchiveIndex index = index_archive(world, {folder / "*.nc"});
+  EXPECT_EQ(index.frames.size(), 3U);
+  EXPECT_EQ(index.variables, std::vector<std::string>{"rain"});
+  ASSERT_EQ(index.constants.size(), 2U);
+
+  ArchiveReader reader(index, mine(), plenty);
+  for (const Time time : {start, start + 2 * half_hour, start + 50 * half_hour})
+    for (const char* name : {"elevation", "land"}) {
+      const auto values = reader.read(name, time);
+      ASSERT_EQ(static_cast<Index>(values.size()), mine().cells());
+      EXPECT_EQ(values[1], static_cast<float>(mine().y0 * nx + mine().x0 + 1)) << name;
+    }
+  EXPECT_EQ(reader.read("rain", start + 2 * half_hour)[0], 2.0F);
+  EXPECT_TRUE(reader.read("rain", start + 50 * half_hour).empty());
+
+  // On another grid they are refused, and alone they are no archive.
+  EXPECT_EQ(failure_of([&] { index_archive(world, {folder / "0_terrain.nc"}); }).code, ExitCode::data);
+  Grid other = grid();
+  for (double& y : other.y) y += 0.25;
+  write_constant_field("shifted.nc", "elevation", other);
+  EXPECT_EQ(failure_of([&] { index_archive(world, {folder / "*.nc"}); }).code, ExitCode::data);
+}
+
 TEST_F(Archive, KeepsEitherOrderOfLatitudes) {
   const Grid north_up = grid(true);
   write(

@@ -25,11 +25,17 @@ struct ArchiveIndex {
   Grid grid;
   std::vector<Frame> frames; ///< ascending in time, no duplicates
   Time step = 0;             ///< the most frequent spacing [s], 0 for a single frame; gaps are missing frames
-  std::vector<std::string> variables; ///< on (time, y, x), in every file
+  std::vector<std::string> variables; ///< on (time, y, x), in every file that has frames
+  struct Constant {
+    std::string name;
+    int file = 0; ///< the first that has it
+  };
+  std::vector<Constant> constants; ///< fields on (y, x): land, terrain
 };
 
 /// Opens every file on rank 0, checks that grids agree and times do not repeat, and broadcasts the index.
-/// Any CF NetCDF-4 file with variables on (time, lat, lon) or (time, y, x) will do. Collective.
+/// Any CF NetCDF-4 file with variables on (time, lat, lon) or (time, y, x) will do; fields without time may
+/// stand beside them or in files of their own. Collective.
 /// Errors: usage when nothing matches or a file cannot be opened, data when one is damaged or two contradict
 /// each other, when a time repeats, or when a frame cannot be told from its neighbour on the regular spacing.
 ArchiveIndex index_archive(const Communicator& comm, const std::vector<std::string>& patterns);
@@ -51,7 +57,7 @@ public:
   const ArchiveIndex& index() const;
   const Rect& rect() const;
   /// The rectangle [height x width], row-major, at the frame matching `time`; empty when that frame is
-  /// missing. The span stays valid until the next call. Throws a data Error when the file is damaged, a usage
+  /// missing. A constant is the same at any time. The span stays valid until the next call. Throws a data Error when the file is damaged, a usage
   /// Error when the archive has no such variable.
   std::span<const float> read(const std::string& variable, Time time);
   /// Latitude or longitude [degrees] of the rectangle's cells, row-major (2-D coordinates on projected
