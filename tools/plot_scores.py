@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Curves of the scores that pluvia verify wrote: Brier skill by lead time with its intervals, reliability and ROC.
 
-    plot_scores.py SCORES.json [--thresholds MM ...] [--lead H] -o scores.png
+    plot_scores.py SCORES.json [--thresholds MM ...] [--lead H] [--uncalibrated SCORES.json] -o scores.png
 
 Needs matplotlib."""
 import argparse
@@ -28,12 +28,21 @@ def main():
     parser.add_argument("scores", help="scores.json of pluvia verify")
     parser.add_argument("--thresholds", type=float, nargs="+", help="mm; default: those with events, at most four")
     parser.add_argument("--lead", type=float, help="lead time of the reliability and ROC panels [h]; default: the first")
+    parser.add_argument("--uncalibrated", metavar="SCORES.json",
+                        help="of the same forecasts with forecast.calibrate=false: their reliability beside, dashed")
     parser.add_argument("-o", "--output", default="scores.png")
     args = parser.parse_args()
     with open(args.scores, encoding="utf-8") as file:
         data = json.load(file)
-    if "curves" not in data:
-        sys.exit(f"plot_scores.py: {args.scores} is not a file of pluvia verify")
+    raw = None
+    if args.uncalibrated:
+        with open(args.uncalibrated, encoding="utf-8") as file:
+            raw = json.load(file)
+    for path, content in ((args.scores, data), (args.uncalibrated, raw)):
+        if content is not None and "curves" not in content:
+            sys.exit(f"plot_scores.py: {path} is not a file of pluvia verify")
+    if raw and (raw["thresholds_mm"], raw["leads_hours"]) != (data["thresholds_mm"], data["leads_hours"]):
+        sys.exit(f"plot_scores.py: {args.uncalibrated} has other thresholds or lead times than {args.scores}")
 
     systems, leads = data["systems"], data["leads_hours"]
     value = {(s["system"], s["lead_hours"], s["threshold_mm"], s["score"]): s for s in data["scores"]}
@@ -59,6 +68,11 @@ def main():
         skill, reliability, roc = axes[:, column]
         draw_skill(skill, systems, leads, threshold, score, colour)
         draw_reliability(reliability, systems, lead, threshold, curves, score, colour)
+        if raw:
+            rows = reliability_rows(raw["curves"], systems[0], lead, threshold)
+            reliability.plot([r["forecast"] for r in rows], [r["observed"] for r in rows], color=colour[systems[0]],
+                             linestyle="--", linewidth=1.2, label="before calibration")
+            reliability.legend(fontsize=8, frameon=False)
         draw_roc(roc, systems, lead, threshold, curves, score, colour)
     # One range of skill for all thresholds; persistence falls off the scale.
     shown = [score(s, h, t, "BSS")["value"] for s in systems[:1] + systems[3:] for h in leads for t in thresholds]
@@ -107,6 +121,14 @@ def draw_skill(axes, systems, leads, threshold, score, colour):
     axes.grid(alpha=0.25)
 
 
+def reliability_rows(curves, system, lead, threshold):
+    """Bins of forecasts that hold enough of them to be drawn."""
+    for c in curves:
+        if (c["system"], c["lead_hours"], c["threshold_mm"]) == (system, lead, threshold):
+            return [r for r in c["reliability"] if r["share"] >= 1e-5]
+    return []
+
+
 def draw_reliability(axes, systems, lead, threshold, curves, score, colour):
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
     base = score(systems[0], lead, threshold, "BASER")["value"]
@@ -116,7 +138,7 @@ def draw_reliability(axes, systems, lead, threshold, curves, score, colour):
     for i, system in enumerate(systems):
         if system == "persistence":  # only says 0 or 1
             continue
-        rows = [r for r in curves[(system, lead, threshold)]["reliability"] if r["share"] >= 1e-5]
+        rows = reliability_rows(curves.values(), system, lead, threshold)
         if not rows:
             continue
         x, y = [r["forecast"] for r in rows], [r["observed"] for r in rows]

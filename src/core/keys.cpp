@@ -132,6 +132,8 @@ void declare(ForecastSettings& s, const Declare& key) {
   key("forecast.init", &s.init, "UTC", {},
       "initial times: TIME, T1,T2,..., T1/T2/PT6H or latest; empty = the whole test range");
   key("forecast.output", &s.output, "", {.not_empty = true}, "folder of the products");
+  key("forecast.calibrate", &s.calibrate, "", {},
+      "correct the network's probabilities by what it did on the validation range");
   key("forecast.write_logits", &s.write_logits, "", {}, "write the network's raw logits as well");
   key("forecast.write_attention", &s.write_attention, "degrees", {},
       "points [latitude, longitude] for which it is written where and when the network looked");

@@ -279,7 +279,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       const Var logits =
           predict(member.network, tape, tiles, std::move(input), base, rule.classes(), {}, probe);
       std::vector<float> probability = exceedance_fields(logits->value);
-      if (member.calibration) {
+      if (member.calibration && settings.forecast.calibrate) {
         const std::size_t size = probability.size() / rule.leads.size();
         for (std::size_t lead = 0; lead < rule.leads.size(); ++lead)
           calibrate(*member.calibration, static_cast<int>(lead), exceedance(base[lead], rule.classes()),

@@ -72,6 +72,10 @@ void ShrinkageSums::add(int lead, std::int64_t block, const LabelledForecast& f)
   }
 }
 
+void ShrinkageSums::open(std::int64_t block) {
+  blocks_[block].resize(at(leads_, 0, thresholds_));
+}
+
 void ShrinkageSums::reduce(const Communicator& comm) {
   std::vector<FixedSum> all;
   for (const auto& [block, sums] : blocks_)
@@ -115,6 +119,10 @@ void ReliabilityCounts::add(const Calibration& shrinkage, int lead, std::int64_t
   }
 }
 
+void ReliabilityCounts::open(std::int64_t block) {
+  blocks_[block].resize(events_.size() * bins);
+}
+
 void ReliabilityCounts::reduce(const Communicator& comm) {
   comm.all_reduce(events_, Reduce::sum);
   all_reduce(comm, reference_);
@@ -140,19 +148,22 @@ Calibration fit_shrinkage(const ShrinkageSums& sums) {
       cross += s[i].cross.value(), square += s[i].square.value(), reference += s[i].reference.value();
     }
     const double a = square > 0 ? std::clamp(cross / square, 0.0, 1.0) : 1.0;
-    const auto skill = [a](double c, double q, double r) { return r > 0 ? a * (2 * c - a * q) / r : 0.0; };
-    double mean = 0, squares = 0; // of the skill without one block
+    // By how much forecasts shrunk by a beat the network's own, in Brier skill.
+    const auto gain = [a](double c, double q, double r) {
+      return r > 0 ? (a * (2 * c - a * q) - (2 * c - q)) / r : 0.0;
+    };
+    double mean = 0, squares = 0; // of the gain without one block
     for (const auto& [block, s] : sums.blocks_) {
       const double without =
-          skill(cross - s[i].cross.value(), square - s[i].square.value(), reference - s[i].reference.value());
+          gain(cross - s[i].cross.value(), square - s[i].square.value(), reference - s[i].reference.value());
       mean += without / blocks, squares += without * without / blocks;
     }
     const double jackknife = (blocks - 1) * std::max(0.0, squares - mean * mean);
     const double noise =
         std::sqrt(spread_between_days * spread_between_days * blocks_per_day / blocks + jackknife);
     out.noise.push_back(static_cast<float>(noise));
-    out.shrinkage.push_back(
-        static_cast<float>(square > 0 ? a * credibility(skill(cross, square, reference), noise) : 1.0));
+    const double trust = credibility(gain(cross, square, reference), noise);
+    out.shrinkage.push_back(static_cast<float>(1 + trust * (a - 1)));
   }
   return out;
 }

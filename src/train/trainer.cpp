@@ -388,11 +388,19 @@ void Training::calibrate_best() {
     }
     progress.update(static_cast<std::int64_t>(std::min(n, round + replicas)));
   }
+  // Replicas saw other forecasts, of other blocks.
+  std::vector<std::int64_t> blocks;
+  for (std::size_t i = 0; i < n; ++i)
+    for (Time lead : rule_.leads)
+      if (const Time end = validation_init(i, n) + lead; hold_window(validate_, end, rule_.rain.window))
+        blocks.push_back(end / (6 * 3600));
   ShrinkageSums sums(leads, thresholds);
+  for (std::int64_t block : blocks) sums.open(block);
   for (const Forecast& f : forecasts) sums.add(f.lead, f.block, {f.base, f.probability, f.observed, area});
   sums.reduce(world_);
   Calibration calibration = fit_shrinkage(sums);
   ReliabilityCounts counts(leads, thresholds);
+  for (std::int64_t block : blocks) counts.open(block);
   for (const Forecast& f : forecasts)
     counts.add(calibration, f.lead, f.block, {f.base, f.probability, f.observed, area});
   counts.reduce(world_);

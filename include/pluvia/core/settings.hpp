@@ -97,6 +97,7 @@ struct ForecastSettings {
   std::vector<std::string> checkpoint; ///< several = their mean; empty = the best one in train.output
   std::string init; ///< TIME | T1,T2,... | T1/T2/PT6H | latest; empty = the whole test range
   std::string output = "forecasts";
+  bool calibrate = true;
   bool write_logits = false;
   std::vector<LatLon> write_attention; ///< where; empty = nowhere
   bool operator==(const ForecastSettings&) const = default;

@@ -23,8 +23,7 @@ namespace pluvia {
 // A short validation range proves little: cells and neighbouring windows rain together, and one day says
 // hardly anything about the next. So what either stage changes is trusted as far as its gain in Brier skill g
 // stands out of the noise s that the range leaves in it, by the factor g^2 / (g^2 + s^2) (James & Stein
-// 1961): with few days a doubtful lead stays near its base and a doubtful curve near the identity; with
-// many days the factor is 1. s^2 = 0.07^2 / days + the jackknife variance over blocks of 6 hours; 0.07 is the
+// 1961): with few days forecasts stay near the network's own; with many days the factor is 1. s^2 = 0.07^2 / days + the jackknife variance over blocks of 6 hours; 0.07 is the
 // spread of the Brier skill score from day to day, as measured on a week of real forecasts.
 
 /// One lead time of one forecast on some cells. Probabilities are P(amount >= threshold) as
@@ -54,7 +53,9 @@ public:
   ShrinkageSums(int leads, int thresholds);
   /// `block` numbers the six hours in which the window ends: floor(end / 6 h). Local.
   void add(int lead, std::int64_t block, const LabelledForecast& forecast);
-  /// All ranks must have added the same blocks. Collective.
+  /// A block to which other ranks add, and this one perhaps does not. Local.
+  void open(std::int64_t block);
+  /// All ranks must have opened, or added to, the same blocks. Collective.
   void reduce(const Communicator& comm);
 
 private:
@@ -74,6 +75,7 @@ public:
   ReliabilityCounts(int leads, int thresholds);
   /// Blocks as in ShrinkageSums. Local.
   void add(const Calibration& shrinkage, int lead, std::int64_t block, const LabelledForecast& forecast);
+  void open(std::int64_t block);
   /// Collective.
   void reduce(const Communicator& comm);
 
@@ -88,8 +90,8 @@ private:
   std::map<std::int64_t, std::vector<Bin>> blocks_; // [leads x thresholds x bins] each
 };
 
-/// p = base + a (p - base) with a in [0, 1] by least squares (Brier score) per lead and threshold, times how
-/// far its gain can be trusted; a = 1 where forecasts equal their base.
+/// p = base + a (p - base) with a in [0, 1] by least squares (Brier score) per lead and threshold, moved from
+/// 1 as far as its gain over the network's own probabilities can be trusted.
 Calibration fit_shrinkage(const ShrinkageSums& sums);
 
 /// Adds isotonic regression (pool adjacent violators; Ayer et al. 1955; as reliability estimate: Dimitriadis
