@@ -212,6 +212,10 @@ bool is_checkpoint(const std::string& path) {
   return file.read(start.data(), static_cast<std::streamsize>(start.size())) && start == magic;
 }
 
+void check_checkpoint(const std::string& path) {
+  check_seal(path);
+}
+
 Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, const Rect& tile,
                            std::string* digest) {
   json fields;

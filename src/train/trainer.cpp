@@ -387,7 +387,7 @@ bool Training::resume(const RunFolder& folder) {
   if (settings_.train.from.empty()) return false;
   std::string path = settings_.train.from;
   if (path == "latest") {
-    const auto found = latest_checkpoint(world_, folder);
+    const auto found = latest_checkpoint(world_, log_, folder);
     if (!found) {
       log_.info("no checkpoint in " + settings_.train.output + " yet: starting anew");
       return false;
