@@ -190,7 +190,7 @@ std::string write_checkpoint(const Communicator& comm, const std::string& path, 
     together(comm, [&] {
       if (comm.rank() != 0) return;
       prepare_part(path, part);
-      require_room(part, bytes_of(checkpoint, domain));
+      try_room(part, bytes_of(checkpoint, domain));
     });
     write_contents(comm, part, checkpoint, domain, tile);
     together(comm, [&] {
