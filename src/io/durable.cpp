@@ -51,6 +51,18 @@ void require_room(const std::string& part, std::size_t bytes) {
          "Make room there, or choose another output.");
 }
 
+void try_room(const std::string& part, std::size_t bytes) {
+  require_room(part, bytes);
+  const Descriptor file{::open(part.c_str(), O_RDWR)};
+  // Where a file system cannot reserve any space, nothing more is known before the writing.
+  const bool refused = ::fallocate(file.number, 0, 0, static_cast<off_t>(bytes)) != 0;
+  if (refused && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
+    fail(ExitCode::failed, "No room to write " + part, std::strerror(errno),
+         "Make room there, or choose another output.");
+  if (::ftruncate(file.number, 0) != 0)
+    fail(ExitCode::failed, "Cannot write " + part, std::strerror(errno), "Choose another output.");
+}
+
 void publish(const std::string& part, const std::string& path) {
   const auto refuse = [&] {
     fail(ExitCode::failed, "Cannot finish " + path, std::strerror(errno), "Check the space of its folder.");

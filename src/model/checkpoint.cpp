@@ -190,7 +190,7 @@ std::string write_checkpoint(const Communicator& comm, const std::string& path, 
     together(comm, [&] {
       if (comm.rank() != 0) return;
       prepare_part(path, part);
-      require_room(part, bytes_of(checkpoint, domain));
+      try_room(part, bytes_of(checkpoint, domain));
     });
     write_contents(comm, part, checkpoint, domain, tile);
     together(comm, [&] {
@@ -210,6 +210,10 @@ bool is_checkpoint(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string start(std::strlen(magic), '\0');
   return file.read(start.data(), static_cast<std::streamsize>(start.size())) && start == magic;
+}
+
+void check_checkpoint(const std::string& path) {
+  check_seal(path);
 }
 
 Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, const Rect& tile,

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "pluvia/core/error.hpp"
+#include "pluvia/model/checkpoint.hpp"
 
 namespace pluvia {
 
@@ -46,12 +47,27 @@ RunFolder open_run_folder(const Communicator& comm, const std::string& path,
   return folder;
 }
 
-std::optional<std::string> latest_checkpoint(const Communicator& comm, const RunFolder& folder) {
+std::optional<std::string> latest_checkpoint(const Communicator& comm, const Log& log,
+                                             const RunFolder& folder) {
   std::string name;
   together(comm, [&] {
     if (comm.rank() != 0 || !std::filesystem::is_directory(folder.path)) return;
-    const auto files = numbered(folder);
-    if (!files.empty()) name = files.back().string();
+    auto files = numbered(folder);
+    std::vector<std::filesystem::path> broken;
+    for (; !files.empty() && name.empty(); files.pop_back()) {
+      try {
+        check_checkpoint(files.back().string());
+        name = files.back().string();
+      } catch (const Error& error) {
+        log.warn(error.what());
+        broken.push_back(files.back());
+      }
+    }
+    if (name.empty() && !broken.empty())
+      fail(ExitCode::data, "No checkpoint in " + folder.path.string() + " can be used",
+           fmt::format("all {} are torn or changed", broken.size()),
+           "Bring one back, or leave train.from empty to start anew.");
+    for (const auto& file : broken) std::filesystem::rename(file, file.string() + ".broken");
   });
   comm.broadcast(name, 0);
   return name.empty() ? std::nullopt : std::optional(name);

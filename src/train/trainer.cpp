@@ -88,6 +88,8 @@ private:
   void prepare();
   std::vector<float> cell_areas() const;
   bool resume(const RunFolder& folder);
+  void restore(const Checkpoint& checkpoint, const std::string& path);
+  void roll_back(std::int64_t diverged_at);
   /// `days`: of a training sample, which sees the climatology without its own neighbourhood in time.
   Sample sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans,
                 const DayDraw* days = nullptr);
@@ -99,7 +101,8 @@ private:
   };
   /// Of a batch of `size` samples, of which the ranks of `comm` hold some.
   Weighing weigh(const Communicator& comm, const std::vector<Sample>& samples, std::size_t size) const;
-  double step(std::int64_t number);
+  /// The loss; nothing when it or its gradient is not finite.
+  std::optional<double> step(std::int64_t number);
   /// The i-th of n initial times taken evenly from the validation range.
   Time validation_init(std::size_t i, std::size_t n) const {
     return validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
@@ -144,6 +147,8 @@ private:
   std::int64_t best_step_ = 0;
   std::vector<std::vector<float>> best_;
   std::string calibration_;
+  double rate_factor_ = 1; ///< of the learning rate; less after training went back
+  Checkpoint last_saved_;  ///< without fields; before the first save the start
   std::ofstream log_file_;
 };
 
@@ -260,7 +265,7 @@ Target Training::target_of(const Sample& sample, const std::vector<double>& area
   return target;
 }
 
-double Training::step(std::int64_t number) {
+std::optional<double> Training::step(std::int64_t number) {
   const auto seed = static_cast<std::uint64_t>(settings_.train.seed),
              first = static_cast<std::uint64_t>(number * settings_.train.batch); // of the batch's samples
   std::vector<Sample> samples;
@@ -293,11 +298,9 @@ double Training::step(std::int64_t number) {
   all_reduce(world_, std::span(&losses, 1));
   const double loss = losses.value();
   const double norm = gradient_norm(parameters_);
-  if (!std::isfinite(loss) || !std::isfinite(norm))
-    fail(ExitCode::failed, "Training diverged at step " + std::to_string(number + 1),
-         "loss or gradient is not finite", "Lower train.learning_rate and go on with train.from=latest.");
-  const double rate =
-      learning_rate_at(number, settings_.train.learning_rate, settings_.train.warmup, settings_.train.steps);
+  if (!std::isfinite(loss) || !std::isfinite(norm)) return std::nullopt;
+  const double rate = rate_factor_ * learning_rate_at(number, settings_.train.learning_rate,
+                                                      settings_.train.warmup, settings_.train.steps);
   update(adam_, parameters_, rate, settings_.train.weight_decay,
          std::min(1.0, settings_.train.clip_norm / norm));
   note({{"step", number + 1}, {"loss", loss}, {"learning_rate", rate}, {"gradient_norm", norm}});
@@ -414,6 +417,7 @@ Checkpoint Training::snapshot(std::int64_t step) const {
   c.configuration = resolved_yaml(settings_);
   c.texts["best_loss"] = fmt::format("{}", best_loss_);
   c.texts["best_step"] = std::to_string(best_step_);
+  c.texts["rate_factor"] = fmt::format("{}", rate_factor_);
   if (!calibration_.empty()) c.texts["calibration"] = calibration_;
   if (!regressions_.empty()) c.texts["regression"] = to_json(regressions_);
   const auto n = static_cast<std::int64_t>(normalisation_.mean.size());
@@ -435,7 +439,7 @@ bool Training::resume(const RunFolder& folder) {
   if (settings_.train.from.empty()) return false;
   std::string path = settings_.train.from;
   if (path == "latest") {
-    const auto found = latest_checkpoint(world_, folder);
+    const auto found = latest_checkpoint(world_, log_, folder);
     if (!found) {
       log_.info("no checkpoint in " + settings_.train.output + " yet: starting anew");
       return false;
@@ -447,7 +451,16 @@ bool Training::resume(const RunFolder& folder) {
       base != settings_.model.base)
     fail(ExitCode::data, path + " cannot be trained on", "its weights correct another base",
          "Set model.base: " + base + ", or train anew.");
+  restore(c, path);
+  log_.info(fmt::format("going on from {} at step {}{}", path, c.step,
+                        rate_factor_ < 1 ? fmt::format(" with {} of the learning rate", rate_factor_) : ""));
+  return true;
+}
+
+/// `path`: what a refusal names.
+void Training::restore(const Checkpoint& c, const std::string& path) {
   load_parameters(c, "weights", parameters_);
+  best_.clear();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const std::string& name = parameters_[i]->name;
     for (auto [prefix, values] :
@@ -465,8 +478,23 @@ bool Training::resume(const RunFolder& folder) {
   adam_.step = c.step;
   best_loss_ = std::stod(c.texts.at("best_loss"));
   best_step_ = std::stoll(c.texts.at("best_step"));
-  log_.info(fmt::format("going on from {} at step {}", path, c.step));
-  return true;
+  if (const auto found = c.texts.find("rate_factor"); found != c.texts.end())
+    rate_factor_ = std::stod(found->second);
+}
+
+/// Back to what was saved last, from where on steps are smaller; that helps once or not at all.
+void Training::roll_back(std::int64_t diverged_at) {
+  const std::string problem = "Training diverged at step " + std::to_string(diverged_at);
+  if (rate_factor_ < 1)
+    fail(ExitCode::failed, problem,
+         fmt::format("loss or gradient is not finite, with {} of the learning rate too", rate_factor_),
+         "Lower train.learning_rate and go on with train.from=latest.");
+  restore(last_saved_, settings_.train.output);
+  rate_factor_ = 0.5;
+  log_.warn(
+      fmt::format("{} (loss or gradient is not finite): back to step {}, on with half the learning rate",
+                  problem, last_saved_.step));
+  note({{"step", diverged_at}, {"rolled_back_to", last_saved_.step}});
 }
 
 void Training::note(const nlohmann::ordered_json& line) {
@@ -497,21 +525,31 @@ TrainOutcome Training::run() {
   };
   const TrainSettings& t = settings_.train;
   Validation last = adam_.step == 0 ? consider(0) : validate();
+  const auto remember = [&] {
+    last_saved_ = snapshot(adam_.step);
+    last_saved_.fields.clear();
+  };
+  remember();
   {
     Progress progress(log_, "train", t.steps);
     const auto start = std::chrono::steady_clock::now();
     const std::int64_t first = adam_.step;
-    for (std::int64_t n = first; n < t.steps; ++n) {
-      const double loss = step(n);
+    for (std::int64_t n = first; n < t.steps; n = adam_.step) {
+      const std::optional<double> loss = step(n);
+      if (!loss) {
+        roll_back(n + 1);
+        continue;
+      }
       if ((n + 1) % t.validate_every == 0 || n + 1 == t.steps) last = consider(n + 1);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
                              static_cast<double>(n + 1 - first);
       progress.update(n + 1,
                       fmt::format("loss {:.4f}, validation {:.4f} (climatology {:.4f}), {:.2f} s a step",
-                                  loss, last.loss, last.climatology, seconds));
+                                  *loss, last.loss, last.climatology, seconds));
       const bool stop = signals.agreed(world_);
       if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
         save(folder.at_step(n + 1), snapshot(n + 1));
+        remember();
         prune_checkpoints(world_, folder, 2);
       }
       if (stop && n + 1 < t.steps) {

@@ -11,6 +11,9 @@ namespace pluvia {
 void prepare_part(const std::string& path, const std::string& part);
 /// Throws a failed Error when the file system of `part` has less than `bytes` left. Local.
 void require_room(const std::string& part, std::size_t bytes);
+/// The same by asking for the space and giving it back, which finds quotas and limits of file sizes too.
+/// Empties `part`. HDF5 cannot end in good order once a write has failed, so this is asked before. Local.
+void try_room(const std::string& part, std::size_t bytes);
 /// Flushes `part` to disk and renames it to `path`. Local. Throws a failed Error when it cannot.
 void publish(const std::string& part, const std::string& path);
 /// All three for a text. Local. Throws as they do.

@@ -38,6 +38,9 @@ std::string write_checkpoint(const Communicator& comm, const std::string& path, 
 /// Whether a file begins as a checkpoint does; nothing is checked. Local.
 bool is_checkpoint(const std::string& path);
 
+/// Compares every byte of a file with its digest. Local. Throws a data Error as read_checkpoint does.
+void check_checkpoint(const std::string& path);
+
 /// Reads a checkpoint after checking its digest; fields are read for `tile` only (any tiling will do).
 /// `digest` receives "sha256:...". Collective. Throws a data Error when the file is missing, torn or changed.
 Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, const Rect& tile,

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# labels: full
+# One training through many kills (default 50): SIGKILL to a random rank at a random time, before the first step, between
+# steps or while a checkpoint is written; each time it goes on with train.from=latest, on 1 to 3 ranks, and ends with the
+# bytes of an undisturbed run.
+#   chaos.sh [KILLS]
+# Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/lib/small_model.sh"
+source "$here/lib/python.sh"
+source "$here/lib/kill_rank.sh"
+find_python netCDF4 numpy || exit 77
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+export OMP_WAIT_POLICY=passive
+kills=${1:-50}
+small_archive 37 42
+steps=$((4 * kills))
+last=$(printf 'checkpoint_%08d.h5' "$steps")
+train() { # RANKS KEY=VALUE ...
+  run "$1" train deck.yaml train.exact=true parallel.block=8 train.precision=f32 train.steps="$steps" \
+    train.validate_every=10 train.checkpoint_every=1 "${@:2}" >/dev/null 2>err
+}
+train 2 train.output=straight || { cat err; exit 1; }
+
+killed=0
+while [ "$killed" -lt "$kills" ] && [ ! -e "chaos/$last" ]; do
+  ranks=$((RANDOM % 3 + 1))
+  train "$ranks" train.output=chaos train.from=latest &
+  job=$!
+  sleep "$((RANDOM % 2)).$((RANDOM % 10))"
+  # The job may be at its beginning, without ranks yet, or at its end.
+  if kill_rank $((RANDOM % ranks)) "train.output=chaos" >/dev/null; then
+    killed=$((killed + 1))
+    if wait "$job"; then echo "a job of which a rank was killed ended well"; exit 1; fi
+  else
+    wait "$job" || { cat err; exit 1; }
+  fi
+done
+train 3 train.output=chaos train.from=latest || { cat err; exit 1; }
+for name in "$last" checkpoint_best.h5; do "$python" "$here/compare_checkpoints.py" "straight/$name" "chaos/$name"; done
+echo "$killed kills, the same bytes after $steps steps"
+[ $((2 * killed)) -ge "$kills" ]

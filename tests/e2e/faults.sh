@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# A rank that is killed ends the whole job within seconds and is named; a disk that fills up while a checkpoint is
+# written ends it with one message and leaves the checkpoint before as it was; and training goes on from there to the
+# same bytes. Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/lib/small_model.sh"
+source "$here/lib/python.sh"
+source "$here/lib/kill_rank.sh"
+find_python netCDF4 numpy || exit 77
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+export OMP_WAIT_POLICY=passive
+small_archive 37 42
+options=(train.exact=true parallel.block=8 train.precision=f32 train.steps=12 train.validate_every=6 train.checkpoint_every=3)
+train() { run "$1" train deck.yaml "${options[@]}" "${@:2}" >/dev/null 2>err; }
+same() { for name in 00000012 best; do "$python" "$here/compare_checkpoints.py" "straight/checkpoint_$name.h5" "$1/checkpoint_$name.h5"; done; }
+train 3 train.output=straight || { cat err; exit 1; }
+
+# SIGKILL to one rank, some time after the first step.
+train 3 train.output=killed &
+job=$!
+wait_for_step killed/log.jsonl 1
+sleep "0.$((RANDOM % 4))"
+victim=$((RANDOM % 3))
+start=$SECONDS
+kill_rank "$victim" "train.output=killed"
+status=0
+wait "$job" || status=$?
+echo "rank $victim killed: status $status after $((SECONDS - start)) s"
+[ "$status" -ne 0 ] && [ $((SECONDS - start)) -lt 10 ] && grep -q "rank $victim .*signal 9" err || { cat err; exit 1; }
+! pgrep -f "^$PLUVIA .*train.output=killed" >/dev/null || { echo "a rank is left alive"; exit 1; }
+train 3 train.output=killed train.from=latest || { cat err; exit 1; }
+same killed
+
+# No file may grow beyond a part of a checkpoint, as if the disk were full.
+mkdir full && cp straight/checkpoint_00000009.h5 full/
+cat >cramped <<END
+#!/bin/bash
+trap '' XFSZ
+ulimit -f $(($(stat -c %s straight/checkpoint_00000009.h5) / 2048))
+exec "$PLUVIA" "\$@"
+END
+chmod +x cramped
+start=$SECONDS
+status=0
+PLUVIA=./cramped train 2 train.output=full train.from=latest || status=$?
+echo "disk full: status $status after $((SECONDS - start)) s"
+[ "$status" -eq 1 ] && [ "$(grep -c 'pluvia: ' err)" -eq 1 ] && grep -q 'pluvia: No room to write' err || { cat err; exit 1; }
+[ "$(cd full && echo *)" = "checkpoint_00000009.h5 config.yaml log.jsonl" ] || { ls full; exit 1; }
+cmp straight/checkpoint_00000009.h5 full/checkpoint_00000009.h5
+train 2 train.output=full train.from=latest || { cat err; exit 1; }
+same full

@@ -1,0 +1,94 @@
+// A run goes on from its newest whole checkpoint, and never takes a torn one for a good one.
+#include "pluvia/train/run_folder.hpp"
+
+#include <filesystem>
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "pluvia/model/checkpoint.hpp"
+#include "scratch.hpp"
+
+using namespace pluvia;
+using pluvia::test::failure_of;
+namespace fs = std::filesystem;
+
+namespace {
+
+class RunFolderOf : public ::testing::Test {
+protected:
+  Communicator world{MPI_COMM_WORLD};
+  Log log{Log::Voice::silent};
+  test::ScratchFolder scratch{world};
+  RunFolder folder = open_run_folder(world, scratch / "run", "");
+
+  void save(std::int64_t step) {
+    Checkpoint c;
+    c.step = step;
+    c.arrays["weights/head"] = {{2}, {1.5F, 2.5F}};
+    write_checkpoint(world, folder.at_step(step), c, {}, {});
+  }
+  /// Changes a file on rank 0, between barriers.
+  template <class Change> void damage(std::int64_t step, Change&& change) {
+    world.barrier();
+    if (world.rank() == 0) change(folder.at_step(step));
+    world.barrier();
+  }
+  static void flip(const std::string& path, std::uintmax_t place, int bit) {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    char byte = 0;
+    file.seekg(static_cast<std::streamoff>(place)).get(byte);
+    file.seekp(static_cast<std::streamoff>(place)).put(static_cast<char>(byte ^ (1 << bit)));
+  }
+};
+
+} // namespace
+
+TEST_F(RunFolderOf, NoCheckpoints) {
+  EXPECT_EQ(latest_checkpoint(world, log, folder), std::nullopt);
+}
+
+TEST_F(RunFolderOf, AFlippedBitAnywhereFallsBackToTheOneBefore) {
+  save(2);
+  save(4);
+  ASSERT_EQ(latest_checkpoint(world, log, folder), folder.at_step(4));
+  world.barrier();
+  const auto size = fs::file_size(folder.at_step(4));
+  constexpr int places = 42; // the first byte, the last, and 40 between them
+  for (int i = 0; i < places; ++i) {
+    const std::uintmax_t place = (size - 1) * static_cast<std::uintmax_t>(i) / (places - 1);
+    damage(4, [&](const std::string& path) { flip(path, place, i % 8); });
+    EXPECT_EQ(latest_checkpoint(world, log, folder), folder.at_step(2)) << place;
+    damage(4, [&](const std::string& path) {
+      EXPECT_FALSE(fs::exists(path));
+      fs::rename(path + ".broken", path);
+      flip(path, place, i % 8);
+    });
+  }
+  EXPECT_EQ(latest_checkpoint(world, log, folder), folder.at_step(4));
+}
+
+TEST_F(RunFolderOf, PruningKeepsWholeOnes) {
+  for (std::int64_t step : {2, 4, 6, 8}) save(step);
+  for (std::int64_t step : {6, 8})
+    damage(step, [](const std::string& path) { fs::resize_file(path, fs::file_size(path) / 2); });
+  EXPECT_EQ(latest_checkpoint(world, log, folder), folder.at_step(4));
+  save(5);
+  prune_checkpoints(world, folder, 2);
+  world.barrier();
+  EXPECT_FALSE(fs::exists(folder.at_step(2)));
+  for (std::int64_t step : {4, 5}) EXPECT_TRUE(fs::exists(folder.at_step(step))) << step;
+  EXPECT_EQ(latest_checkpoint(world, log, folder), folder.at_step(5));
+}
+
+TEST_F(RunFolderOf, NoneWholeIsAFailureEachTime) {
+  for (std::int64_t step : {2, 4}) {
+    save(step);
+    damage(step, [](const std::string& path) { fs::resize_file(path, 5000); });
+  }
+  for (int time = 0; time < 2; ++time) {
+    const auto failure = failure_of([&] { latest_checkpoint(world, log, folder); });
+    EXPECT_EQ(failure.code, ExitCode::data);
+    EXPECT_NE(failure.text.find("all 2"), std::string::npos) << failure.text;
+  }
+}
