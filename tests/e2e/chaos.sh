@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # labels: full
-# One training through many kills (default 50): SIGKILL to a random rank at a random time, before the first step, between
+# One training through up to KILLS kills (50), at least half as many: SIGKILL to a random rank at a random time, before the first step, between
 # steps or while a checkpoint is written; each time it goes on with train.from=latest, on 1 to 3 ranks, and ends with the
 # bytes of an undisturbed run.
 #   chaos.sh [KILLS]
