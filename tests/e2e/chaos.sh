@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # labels: full
-# One training through up to KILLS kills (50), at least half as many: SIGKILL to a random rank at a random time, before the first step, between
-# steps or while a checkpoint is written; each time it goes on with train.from=latest, on 1 to 3 ranks, and ends with the
-# bytes of an undisturbed run.
+# One training through up to KILLS kills (50), at least half as many: SIGKILL to a random rank at a random time, before
+# the first step, between steps or while a checkpoint is written; each time it goes on with train.from=latest, on 1 to 3
+# ranks, and ends with the bytes of an undisturbed run.
 #   chaos.sh [KILLS]
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
 set -euo pipefail
