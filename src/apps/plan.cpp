@@ -139,10 +139,11 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
                   s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());
-  out += fmt::format("parameters  {:.0f}: {:.1f} MiB on every rank, {} times that in training (gradient, two "
-                     "moments, average{}); reduced once a step\n\n",
-                     parameters, parameters * sizeof(float) / mib, s.train.exact ? "fifteen" : "eleven",
-                     s.train.exact ? ", exact sums" : "");
+  out +=
+      fmt::format("parameters  {:.0f}: {:.1f} MiB on every rank, {} times that in training (gradient, two "
+                  "moments, average, the best so far, all of them as saved last{}); reduced once a step\n\n",
+                  parameters, parameters * sizeof(float) / mib, s.train.exact ? "fifteen" : "eleven",
+                  s.train.exact ? ", exact sums" : "");
   out += describe_levels(tiling, s.model) + "\n";
   out += describe_ranks(tiling, s, {rule.channels(), s.target.leads_hours, rule.classes()});
   out += fmt::format(

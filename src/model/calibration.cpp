@@ -48,8 +48,8 @@ int bin_of(float p) {
 ShrinkageSums::ShrinkageSums(int leads, int thresholds) : leads_(leads), thresholds_(thresholds) {}
 
 void ShrinkageSums::add(int lead, std::int64_t block, const LabelledForecast& f) {
+  open(block);
   std::vector<Sums>& block_sums = blocks_[block];
-  block_sums.resize(at(leads_, 0, thresholds_));
   const std::size_t cells = f.observed.size();
   for (int k = 0; k < thresholds_; ++k) {
     Sums sums;
@@ -95,8 +95,8 @@ ReliabilityCounts::ReliabilityCounts(int leads, int thresholds)
 
 void ReliabilityCounts::add(const Calibration& shrinkage, int lead, std::int64_t block,
                             const LabelledForecast& f) {
+  open(block);
   std::vector<Bin>& block_bins = blocks_[block];
-  block_bins.resize(events_.size() * bins);
   const std::size_t cells = f.observed.size();
   for (int k = 0; k < thresholds_; ++k) {
     const std::size_t i = at(lead, k, thresholds_);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 #include <optional>
+#include <span>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -100,9 +101,22 @@ private:
     double pairs = 0;
   };
   /// Of a batch of `size` samples, of which the ranks of `comm` hold some.
-  Weighing weigh(const Communicator& comm, const std::vector<Sample>& samples, std::size_t size) const;
+  Weighing weigh(const Communicator& comm, std::span<const Sample> samples, std::size_t size) const;
   /// The loss; nothing when it or its gradient is not finite.
   std::optional<double> step(std::int64_t number);
+  /// Makes n validation samples, one at a time, and calls visit(i, sample) for those of this replica. All
+  /// replicas load theirs together, so that a failure is everybody's. Collective over the world.
+  template <class Visit> void for_validation(std::size_t n, Visit&& visit) {
+    const auto replicas = static_cast<std::size_t>(grid_.replicas);
+    for (std::size_t round = 0; round < n; round += replicas) {
+      const std::size_t i = round + static_cast<std::size_t>(grid_.replica);
+      std::optional<Sample> one;
+      together(world_, [&] {
+        if (i < n) one = sample(0, validation_init(i, n), validate_);
+      });
+      if (one) visit(i, *one);
+    }
+  }
   /// The i-th of n initial times taken evenly from the validation range.
   Time validation_init(std::size_t i, std::size_t n) const {
     return validation_inits_[(2 * i + 1) * validation_inits_.size() / (2 * n)];
@@ -231,7 +245,7 @@ std::vector<Time> Training::batch_at(std::int64_t step) const {
   return batch;
 }
 
-Training::Weighing Training::weigh(const Communicator& comm, const std::vector<Sample>& samples,
+Training::Weighing Training::weigh(const Communicator& comm, std::span<const Sample> samples,
                                    std::size_t size) const {
   const Rect tile = tiles_.tile(0);
   const std::size_t leads = rule_.leads.size();
@@ -311,26 +325,19 @@ Training::Validation Training::validate() {
   const auto wanted = static_cast<std::size_t>(settings_.train.validate_samples);
   const std::size_t n = std::min(wanted, validation_inits_.size());
   swap_average(adam_, parameters_);
-  const auto replicas = static_cast<std::size_t>(grid_.replicas);
   std::vector<FixedSum> losses(2 * n);
   std::vector<double> pairs(n, 0.0);
-  for (std::size_t round = 0; round < n; round += replicas) {
-    const std::size_t i = round + static_cast<std::size_t>(grid_.replica);
-    std::vector<Sample> one;
-    together(world_, [&] {
-      if (i < n) one.push_back(sample(0, validation_init(i, n), validate_));
-    });
-    if (one.empty()) continue;
-    const Weighing weighing = weigh(grid_.tiles, one, 1);
+  for_validation(n, [&](std::size_t i, Sample& one) {
+    const Weighing weighing = weigh(grid_.tiles, {&one, 1}, 1);
     pairs[i] = weighing.pairs;
-    if (weighing.pairs == 0) continue;
-    const Target target = target_of(one[0], weighing.areas, 1.0);
+    if (weighing.pairs == 0) return;
+    const Target target = target_of(one, weighing.areas, 1.0);
     Tape tape(Tape::Mode::forget);
-    const Var climatology = Tape::leaf(log_base(one[0].climatology, tiles_.tile(0), rule_.classes()));
+    const Var climatology = Tape::leaf(log_base(one.climatology, tiles_.tile(0), rule_.classes()));
     losses[2 * i + 1] = ordinal_loss(climatology, target, tape);
     losses[2 * i] = ordinal_loss(
-        predict(network_, tape, tiles_, std::move(one[0].input), one[0].base, rule_.classes()), target, tape);
-  }
+        predict(network_, tape, tiles_, std::move(one.input), one.base, rule_.classes()), target, tape);
+  });
   swap_average(adam_, parameters_);
   all_reduce(world_, losses);
   world_.all_reduce(std::span(pairs), Reduce::max); // of the replica that worked on it
@@ -365,16 +372,8 @@ void Training::calibrate_best() {
   constexpr std::size_t most = 96;
   const std::size_t n = std::min(most, validation_inits_.size());
   std::vector<Forecast> forecasts;
-  const auto replicas = static_cast<std::size_t>(grid_.replicas);
   Progress progress(log_, "calibrate", static_cast<std::int64_t>(n));
-  for (std::size_t round = 0; round < n; round += replicas) {
-    const std::size_t i = round + static_cast<std::size_t>(grid_.replica);
-    std::vector<Sample> one;
-    together(world_, [&] {
-      if (i < n) one.push_back(sample(0, validation_init(i, n), validate_));
-    });
-    if (one.empty()) continue;
-    Sample& s = one[0];
+  for_validation(n, [&](std::size_t i, Sample& s) {
     Tape tape(Tape::Mode::forget);
     const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes());
     const std::vector<float> p = exceedance_fields(logits->value);
@@ -389,8 +388,8 @@ void Training::calibrate_best() {
                             p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
                            s.observed[l]});
     }
-    progress.update(static_cast<std::int64_t>(std::min(n, round + replicas)));
-  }
+    progress.update(static_cast<std::int64_t>(std::min(n, i + static_cast<std::size_t>(grid_.replicas))));
+  });
   // Replicas saw other forecasts, of other blocks.
   std::vector<std::int64_t> blocks;
   for (std::size_t i = 0; i < n; ++i)
@@ -525,11 +524,11 @@ TrainOutcome Training::run() {
   };
   const TrainSettings& t = settings_.train;
   Validation last = adam_.step == 0 ? consider(0) : validate();
-  const auto remember = [&] {
-    last_saved_ = snapshot(adam_.step);
-    last_saved_.fields.clear();
+  const auto remember = [&](Checkpoint saved) {
+    saved.fields.clear();
+    last_saved_ = std::move(saved);
   };
-  remember();
+  remember(snapshot(adam_.step));
   {
     Progress progress(log_, "train", t.steps);
     const auto start = std::chrono::steady_clock::now();
@@ -548,8 +547,9 @@ TrainOutcome Training::run() {
                                   *loss, last.loss, last.climatology, seconds));
       const bool stop = signals.agreed(world_);
       if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
-        save(folder.at_step(n + 1), snapshot(n + 1));
-        remember();
+        Checkpoint now = snapshot(n + 1);
+        save(folder.at_step(n + 1), now);
+        remember(std::move(now));
         prune_checkpoints(world_, folder, 2);
       }
       if (stop && n + 1 < t.steps) {

@@ -217,6 +217,29 @@ TEST(Calibration, FewEventsGetNoCurve) {
   EXPECT_EQ(pooled.curves[0].from, pooled.curves[thresholds].from);
 }
 
+TEST(Calibration, HasTheSameBitsWhenRanksSeeBlocksOfTheirOwn) {
+  const Communicator world(MPI_COMM_WORLD), self(MPI_COMM_SELF);
+  const Data data = synthetic(3000, 7, [](float q, float clim) { return clim + 1.5F * (q - clim); });
+  constexpr std::int64_t blocks = 3; // fewer than some runs have ranks
+  const auto fit_blocks = [&](const Communicator& comm) {
+    const auto each = [&](auto& sums, auto&& add) {
+      for (std::int64_t block = 0; block < blocks; ++block) {
+        sums.open(block);
+        if (block % comm.size() == comm.rank()) add(block);
+      }
+      sums.reduce(comm);
+    };
+    ShrinkageSums first(leads, thresholds);
+    each(first, [&](std::int64_t block) { first.add(0, block, data.view()); });
+    Calibration c = fit_shrinkage(first);
+    ReliabilityCounts second(leads, thresholds);
+    each(second, [&](std::int64_t block) { second.add(c, 0, block, data.view()); });
+    fit_isotonic(c, second);
+    return to_json(c);
+  };
+  EXPECT_EQ(fit_blocks(world), fit_blocks(self));
+}
+
 TEST(Calibration, HasTheSameBitsOnAnyNumberOfRanks) {
   const Communicator world(MPI_COMM_WORLD), self(MPI_COMM_SELF);
   const Data all = synthetic(5000, 6, [](float q, float) { return q * q; });

@@ -16,7 +16,6 @@ public:
   explicit OrderFreeSums(std::size_t size) : size_(size), limbs_(2 * size + 1, 0) {}
 
   bool empty() const { return size_ == 0; }
-  std::size_t size() const { return size_; }
   void clear() { limbs_.assign(limbs_.size(), 0); }
   /// Adds terms to the sums from `first` on. Threads may add to different ones at once.
   void add(std::size_t first, std::span<const float> terms);

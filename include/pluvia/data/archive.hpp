@@ -57,8 +57,8 @@ public:
   const ArchiveIndex& index() const;
   const Rect& rect() const;
   /// The rectangle [height x width], row-major, at the frame matching `time`; empty when that frame is
-  /// missing. A constant is the same at any time. The span stays valid until the next call. Throws a data Error when the file is damaged, a usage
-  /// Error when the archive has no such variable.
+  /// missing. A constant is the same at any time. The span stays valid until the next call. Throws a data
+  /// Error when the file is damaged, a usage Error when the archive has no such variable.
   std::span<const float> read(const std::string& variable, Time time);
   /// Latitude or longitude [degrees] of the rectangle's cells, row-major (2-D coordinates on projected
   /// grids).
