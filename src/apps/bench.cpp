@@ -7,6 +7,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -122,7 +123,8 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
     double first = 0;
     for (const std::int64_t wanted : s.bench.ranks) {
       const int ranks = static_cast<int>(wanted);
-      const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks);
+      const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
+      const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts);
       const Index ny = strong ? s.bench.ny : s.bench.ny * shape.rows,
                   nx = strong ? s.bench.nx : s.bench.nx * shape.cols;
       const Communicator part = world.split(world.rank() < ranks ? 0 : 1, world.rank());
@@ -130,6 +132,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       if (world.rank() < ranks) {
         Settings automatic = s;
         automatic.parallel.rows = automatic.parallel.cols = 0;
+        automatic.parallel.time = parts;
         NetworkTiming network(part, automatic, precision, ny, nx);
         double wait = 0, seconds = 0;
         const Timing t = time_in_turn(part,
@@ -187,7 +190,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   network.step();
   const double held = largest(world, peak_memory()), grown = largest(world, peak_memory() - before);
   const Footprint footprint =
-      estimate_footprint(s.model, network.ports(), network.tiles().tiling(), world.rank(), keep_of(s.train));
+      estimate_footprint(s.model, network.ports(), network.tiles().partition(), world.rank(), keep_of(s.train));
   const auto kept = static_cast<double>(footprint.activation_bytes + footprint.inside_bytes);
 
   Progress progress(log, "bench", 4);

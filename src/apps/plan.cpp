@@ -57,12 +57,12 @@ std::string cells(const Rect& r) {
   return fmt::format("{} x {}", r.height(), r.width());
 }
 
-/// Ranks with the smallest and the largest tile of a level.
+/// The smallest and the largest tile of a level.
 std::pair<int, int> extremes(const Tiling& tiling, int level) {
-  std::vector<int> ranks(static_cast<std::size_t>(tiling.ranks()));
-  std::iota(ranks.begin(), ranks.end(), 0);
+  std::vector<int> tiles(static_cast<std::size_t>(tiling.ranks()));
+  std::iota(tiles.begin(), tiles.end(), 0);
   const auto [low, high] =
-      std::ranges::minmax_element(ranks, {}, [&](int rank) { return tiling.tile(rank, level).cells(); });
+      std::ranges::minmax_element(tiles, {}, [&](int tile) { return tiling.tile(tile, level).cells(); });
   return {*low, *high};
 }
 
@@ -86,32 +86,36 @@ std::string describe_levels(const Tiling& tiling, const ModelSettings& model) {
 
 /// What each rank holds, keeps and sends; of very many ranks those with the smallest and the largest tile,
 /// the first and the middle one.
-std::string describe_ranks(const Tiling& tiling, const Settings& s, const StUnetPorts& ports) {
-  std::vector<int> shown(static_cast<std::size_t>(tiling.ranks()));
+std::string describe_ranks(const Partition& partition, const Settings& s, const StUnetPorts& ports) {
+  const Tiling& tiling = partition.tiling;
+  const int parts = partition.time.parts();
+  std::vector<int> shown(static_cast<std::size_t>(partition.ranks()));
   std::iota(shown.begin(), shown.end(), 0);
-  if (tiling.ranks() > ranks_shown) {
+  if (partition.ranks() > ranks_shown) {
     const auto [smallest, largest] = extremes(tiling, 0);
     const int middle = tiling.rows() / 2 * tiling.cols() + tiling.cols() / 2;
-    const std::set<int> few{0, smallest, largest, middle};
+    const std::set<int> few{0, smallest * parts, largest * parts, middle * parts};
     shown.assign(few.begin(), few.end());
   }
-  std::string out = fmt::format(
-      "{:>5}  {:>27}  {:>9}  {:>15}  {:>13}  {:>12}\n{:>5}  {:>27}  {:>9}  {:>15}  {:>13}  {:>12}\n", "rank",
-      "rows x columns of level 0", "cells", "activations", "messages", "halos sent", "", "", "",
-      "MiB a sample", "sent a step", "MiB a step");
+  std::string out =
+      fmt::format("{:>5}  {:>27}  {:>9}  {:>7}  {:>7}  {:>15}  {:>13}  {:>12}\n{:>70}  {:>13}  {:>12}\n",
+                  "rank", "rows x columns of level 0", "cells", "frames", "leads", "activations", "messages",
+                  "halos sent", "MiB a sample", "sent a step", "MiB a step");
+  const auto range = [](Span span) { return fmt::format("[{}, {})", span.from, span.to); };
   for (const int rank : shown) {
-    const Rect r = tiling.tile(rank, 0);
-    const Footprint cost = estimate_footprint(s.model, ports, tiling, rank, keep_of(s.train));
+    const Rect r = partition.tile(rank, 0);
+    const Footprint cost = estimate_footprint(s.model, ports, partition, rank, keep_of(s.train));
     const auto batch = static_cast<double>(s.train.batch);
-    out += fmt::format("{:>5}  {:>27}  {:>9}  {:>15.1f}  {:>13}  {:>12.2f}\n", rank,
+    out += fmt::format("{:>5}  {:>27}  {:>9}  {:>7}  {:>7}  {:>15.1f}  {:>13}  {:>12.2f}\n", rank,
                        fmt::format("[{}, {}) x [{}, {})", r.y0, r.y1, r.x0, r.x1), r.cells(),
+                       range(partition.frames(rank)), range(partition.leads(rank)),
                        static_cast<double>(cost.activation_bytes + cost.inside_bytes) / mib,
                        s.train.batch * (cost.forward.messages + cost.backward.messages),
                        batch * static_cast<double>(cost.forward.bytes + cost.backward.bytes) / mib);
   }
-  if (shown.size() < static_cast<std::size_t>(tiling.ranks()))
+  if (shown.size() < static_cast<std::size_t>(partition.ranks()))
     out += fmt::format("(the first, the middle and those with the smallest and largest tile of {} ranks)\n",
-                       tiling.ranks());
+                       partition.ranks());
   return out;
 }
 
@@ -122,20 +126,21 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   const Domain domain = find_domain(world, s);
   // A process grid given in full is planned for, however few ranks make the plan.
   const bool given = s.parallel.rows > 0 && s.parallel.cols > 0;
-  const int replicas = static_cast<int>(s.parallel.replicas);
-  const Tiling tiling = layout(s, domain.grid,
-                               given ? static_cast<int>(s.parallel.rows * s.parallel.cols)
-                                     : std::max(1, world.size() / replicas),
-                               block_of(s));
+  const int replicas = static_cast<int>(s.parallel.replicas), parts = static_cast<int>(s.parallel.time);
+  const Partition partition = layout(s, domain.grid,
+                                     given ? static_cast<int>(s.parallel.rows * s.parallel.cols) * parts
+                                           : std::max(parts, world.size() / replicas),
+                                     whole_blocks(s));
+  const Tiling& tiling = partition.tiling;
   StUnet network = make_network(s);
   const auto parameters = static_cast<double>(network.parameters().size());
 
   std::string out =
       fmt::format("grid        {} x {} cells{} ({})\n", domain.grid.ny(), domain.grid.nx(),
                   tiling.x_edge() == Edge::periodic ? ", closed in longitude" : "", domain.source);
-  out +=
-      fmt::format("ranks       {} = {}{} rows x {} columns\n", replicas * tiling.ranks(),
-                  replicas > 1 ? fmt::format("{} replicas x ", replicas) : "", tiling.rows(), tiling.cols());
+  out += fmt::format("ranks       {} = {}{} rows x {} columns{}\n", replicas * partition.ranks(),
+                     replicas > 1 ? fmt::format("{} replicas x ", replicas) : "", tiling.rows(),
+                     tiling.cols(), parts > 1 ? fmt::format(" x {} parts of the frames", parts) : "");
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
                   s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());
@@ -145,7 +150,7 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
                   parameters, parameters * sizeof(float) / mib, s.train.exact ? "fifteen" : "eleven",
                   s.train.exact ? ", exact sums" : "");
   out += describe_levels(tiling, s.model) + "\n";
-  out += describe_ranks(tiling, s, {rule.channels(), s.target.leads_hours, rule.classes()});
+  out += describe_ranks(partition, s, {rule.channels(), s.target.leads_hours, rule.classes()});
   out += fmt::format(
       "\nA step is {} samples, {} one after the other. Add up to {:.0f} MiB of decoded frames a rank "
       "(data.cache_mib).\n",

@@ -11,11 +11,12 @@ namespace pluvia {
 
 namespace {
 
-Tiling tile(const Settings& settings, Index ny, Index nx, int ranks) {
-  const int levels = levels_of(settings.model);
-  const GridShape shape = choose_grid_shape(ny, nx, levels, ranks, static_cast<int>(settings.parallel.rows),
-                                            static_cast<int>(settings.parallel.cols), block_of(settings));
-  return {ny, nx, levels, shape.rows, shape.cols, Edge::closed, block_of(settings)};
+/// A closed grid of so many cells.
+Grid grid_of(Index ny, Index nx) {
+  Grid grid;
+  grid.y.resize(static_cast<std::size_t>(ny));
+  grid.x.resize(static_cast<std::size_t>(nx));
+  return grid;
 }
 
 Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
@@ -36,22 +37,23 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
     : comm_(comm), precision_(precision),
       keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
                                              static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
-      tiles_(comm, tile(settings, ny, nx, comm.size())),
+      tiles_(comm, layout(settings, grid_of(ny, nx), comm.size(), whole_blocks(settings))),
       network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
       parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
       blocks_(blocks_of(settings, tiles_)) {
   if (blocks_) network_.parameters().sum_in_blocks();
   const Rect own = tiles_.tile(0);
-  const auto leads = static_cast<Index>(ports_.lead_hours.size());
-  input_ = random_leaf({1, settings.model.history, own.height(), own.width(), ports_.inputs},
-                       network_.input_margin(), 1);
+  const auto all_leads = static_cast<Index>(ports_.lead_hours.size()), leads = tiles_.leads(all_leads).size();
+  input_ =
+      random_leaf({1, tiles_.frames(settings.model.history).size(), own.height(), own.width(), ports_.inputs},
+                  network_.input_margin(), 1);
   base_ = random_leaf({1, leads, own.height(), own.width(), ports_.classes}, {}, 2);
   const auto values = static_cast<std::size_t>(leads * own.cells());
   for (std::size_t i = 0; i < values; ++i)
     target_.classes.push_back(static_cast<std::int8_t>(random_bits(1, RandomPurpose::test, i, 3) %
                                                        static_cast<std::uint64_t>(ports_.classes)));
   target_.weights.assign(static_cast<std::size_t>(leads * own.height()),
-                         1.0F / static_cast<float>(leads * ny * nx));
+                         1.0F / static_cast<float>(all_leads * ny * nx));
 }
 
 void NetworkTiming::forecast(Profile* profile) {

@@ -71,6 +71,10 @@ void all_reduce_in_place(std::span<T> values, Reduce op, MPI_Datatype type, MPI_
 }
 } // namespace
 
+void Communicator::all_reduce_or(std::span<std::uint8_t> v) const {
+  mpi_check(MPI_Allreduce(MPI_IN_PLACE, v.data(), static_cast<int>(v.size()), MPI_UINT8_T, MPI_BOR, comm_),
+            "MPI_Allreduce");
+}
 void Communicator::all_reduce(std::span<float> v, Reduce op) const {
   all_reduce_in_place(v, op, MPI_FLOAT, comm_);
 }

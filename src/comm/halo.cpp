@@ -46,14 +46,16 @@ std::vector<Rect> outside(const Rect& r, const Rect& owned) {
   return out;
 }
 
-Index values_in(const Rect& r, const Tensor& t) {
-  return r.cells() * t.shape().b * t.shape().t * t.shape().c;
+Index values_in(const HaloPlan::Piece& piece, const Tensor& t) {
+  return piece.cells.cells() * t.shape().b * piece.frames_of(t.shape().t).size() * t.shape().c;
 }
 
-template <class RowCopy> void for_each_row(Tensor& tensor, const Rect& r, RowCopy&& copy) {
+template <class RowCopy> void for_each_row(Tensor& tensor, const HaloPlan::Piece& piece, RowCopy&& copy) {
   const Shape& s = tensor.shape();
+  const Rect& r = piece.cells;
+  const Span frames = piece.frames_of(s.t);
   for (Index b = 0; b < s.b; ++b)
-    for (Index t = 0; t < s.t; ++t)
+    for (Index t = frames.from; t < frames.to; ++t)
       for (Index y = r.y0; y < r.y1; ++y) copy(tensor.cell(b, t, y, r.x0), r.width() * s.c);
 }
 
@@ -93,30 +95,50 @@ void zero_margins(Tensor& tensor) {
 
 } // namespace
 
-HaloPlan plan_halo(const Tiling& tiling, int level, int rank,
-                   const std::function<Rect(const Rect&)>& needed) {
+HaloPlan plan_halo(const Partition& partition, int level, int rank,
+                   const std::function<Rect(const Rect&)>& needed, const TimeNeed& time) {
   HaloPlan plan;
-  plan.tile = tiling.tile(rank, level);
-  const Rect want = needed(plan.tile);
+  const Rect tile = partition.tile(rank, level), want = needed(tile);
   plan.margin = {0,
                  0,
-                 static_cast<int>(plan.tile.y0 - want.y0),
-                 static_cast<int>(want.y1 - plan.tile.y1),
-                 static_cast<int>(plan.tile.x0 - want.x0),
-                 static_cast<int>(want.x1 - plan.tile.x1)};
-  const Index period = tiling.x_edge() == Edge::periodic ? tiling.domain(level).width() : 0;
-  for (int peer = 0; peer < tiling.ranks(); ++peer) {
-    const Rect theirs = tiling.tile(peer, level);
-    for (const Overlap& overlap : overlaps(want, theirs, period))
-      for (const Rect& piece : outside(overlap.cells, plan.tile))
-        plan.receives.push_back({peer, relative(piece, plan.tile)});
-    // The same loops from the peer's point of view give the same pieces in the same order.
-    for (const Overlap& overlap : overlaps(needed(theirs), plan.tile, period))
-      for (Rect piece : outside(overlap.cells, theirs)) {
-        piece.x0 -= overlap.shift;
-        piece.x1 -= overlap.shift;
-        plan.sends.push_back({peer, relative(piece, plan.tile)});
+                 static_cast<int>(tile.y0 - want.y0),
+                 static_cast<int>(want.y1 - tile.y1),
+                 static_cast<int>(tile.x0 - want.x0),
+                 static_cast<int>(want.x1 - tile.x1)};
+  const int part = partition.part(rank);
+  Span own{}, wanted{};
+  if (time.needed) {
+    own = time.owned(part), wanted = time.needed(part);
+    plan.margin.t_lo = static_cast<int>(own.from - wanted.from);
+    plan.margin.t_hi = static_cast<int>(wanted.to - own.to);
+  }
+  const Index period =
+      partition.tiling.x_edge() == Edge::periodic ? partition.tiling.domain(level).width() : 0;
+  // Cells of a tile and frames of its part, as wanted around another, of which `same_part` owns the middle.
+  const auto add = [&](std::vector<HaloPlan::Piece>& pieces, int peer, const Rect& around, const Rect& owner,
+                       const Rect& middle, bool same_part, Span frames, bool sent) {
+    for (const Overlap& overlap : overlaps(around, owner, period))
+      for (Rect cells : same_part ? outside(overlap.cells, middle) : std::vector{overlap.cells}) {
+        if (sent) cells.x0 -= overlap.shift, cells.x1 -= overlap.shift;
+        pieces.push_back({peer, relative(cells, tile), frames});
       }
+  };
+  for (int peer = 0; peer < partition.ranks(); ++peer) {
+    const Rect theirs = partition.tile(peer, level);
+    const int their_part = partition.part(peer);
+    const bool same_part = their_part == part;
+    Span incoming = HaloPlan::every_frame, outgoing = HaloPlan::every_frame;
+    if (!same_part) {
+      if (!time.needed) continue;
+      const Span their_own = time.owned(their_part);
+      incoming = shifted(intersect(wanted, their_own), -own.from);
+      outgoing = shifted(intersect(time.needed(their_part), own), -own.from);
+    }
+    if (same_part || incoming.size() > 0)
+      add(plan.receives, peer, want, theirs, tile, same_part, incoming, false);
+    // The same loops from the peer's point of view give the same pieces in the same order.
+    if (same_part || outgoing.size() > 0)
+      add(plan.sends, peer, needed(theirs), tile, theirs, same_part, outgoing, true);
   }
   return plan;
 }
@@ -129,16 +151,14 @@ HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::
     for (const auto& piece : pieces) {
       if (messages.empty() || messages.back().peer != piece.peer) messages.push_back({piece.peer, {}});
       Index size = 0;
-      for (const Tensor* t : tensors_) size += values_in(piece.cells, *t);
+      for (const Tensor* t : tensors_) size += values_in(piece, *t);
       auto& data = messages.back().data;
       data.resize(data.size() + static_cast<std::size_t>(size));
     }
   };
   prepare(plan.receives, incoming_);
   prepare(plan.sends, outgoing_);
-  for ([[maybe_unused]] const Tensor* t : tensors_)
-    assert(t->margin().y_lo == plan.margin.y_lo && t->margin().y_hi == plan.margin.y_hi &&
-           t->margin().x_lo == plan.margin.x_lo && t->margin().x_hi == plan.margin.x_hi);
+  for ([[maybe_unused]] const Tensor* t : tensors_) assert(t->margin() == plan.margin);
 
   constexpr int tag = 11;
   for (Message& m : incoming_) {
@@ -152,7 +172,7 @@ HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::
     float* out = m.data.data();
     for (; piece < plan.sends.size() && plan.sends[piece].peer == m.peer; ++piece)
       for (Tensor* t : tensors_)
-        for_each_row(*t, plan.sends[piece].cells, [&](const float* row, Index n) {
+        for_each_row(*t, plan.sends[piece], [&](const float* row, Index n) {
           std::memcpy(out, row, static_cast<std::size_t>(n) * sizeof(float));
           out += n;
         });
@@ -187,7 +207,7 @@ void HaloExchange::finish() {
     const float* in = m.data.data();
     for (; piece < plan_.receives.size() && plan_.receives[piece].peer == m.peer; ++piece)
       for (Tensor* t : tensors_)
-        for_each_row(*t, plan_.receives[piece].cells, [&](float* row, Index n) {
+        for_each_row(*t, plan_.receives[piece], [&](float* row, Index n) {
           std::memcpy(row, in, static_cast<std::size_t>(n) * sizeof(float));
           in += n;
         });
@@ -199,7 +219,8 @@ HaloTraffic halo_traffic(const HaloPlan& plan, int own_rank, Index frames, Index
   int last = -1;
   for (const auto& piece : plan.sends) {
     if (piece.peer == own_rank) continue;
-    traffic.bytes += piece.cells.cells() * frames * channels * static_cast<Index>(sizeof(float));
+    traffic.bytes +=
+        piece.cells.cells() * piece.frames_of(frames).size() * channels * static_cast<Index>(sizeof(float));
     if (piece.peer != last) ++traffic.messages;
     last = piece.peer;
   }

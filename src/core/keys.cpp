@@ -89,10 +89,14 @@ void declare(ParallelSettings& s, const Declare& key) {
   const Limits count{.low = 0, .high = 1e6};
   key("parallel.replicas", &s.replicas, "", {.low = 1, .high = 1e6},
       "copies of the whole domain, each on as many ranks, that share the samples of a training step");
+  key("parallel.time", &s.time, "ranks", {.low = 1, .high = 1e6},
+      "ranks that share a tile: each has some of model.history's frames and some of the leads");
   key("parallel.rows", &s.rows, "ranks", count, "rows of the process grid; 0 = automatic");
   key("parallel.cols", &s.cols, "ranks", count, "columns of the process grid; 0 = automatic");
   key("parallel.block", &s.block, "cells", {.low = 1, .high = 65536},
       "side of the blocks of train.exact, whose tiles begin on whole blocks; a multiple of the coarsest cell");
+  key("parallel.block_frames", &s.block_frames, "frames", {.low = 0, .high = 65536},
+      "frames, and leads, of those blocks, which parallel.time does not cut; 0 = all of them");
   key("parallel.threads", &s.threads, "threads", {.low = 0, .high = 4096},
       "per rank; 0 = OMP_NUM_THREADS, or else the node's cores shared out over its ranks");
 }

@@ -166,12 +166,11 @@ Normalisation Sampler::measure(const Communicator& comm, std::span<const TimeSpa
 }
 
 SampleInput Sampler::input(Time init, const Normalisation& normalisation,
-                           const std::vector<std::vector<float>>& base, Margin margin) {
+                           const std::vector<std::vector<float>>& base, Margin margin, Span frames) {
   const Rect& r = tile();
-  const auto frames = static_cast<Index>(rule_.history);
   const std::size_t n = rule_.predictors.size(), cells = static_cast<std::size_t>(r.cells());
   const auto classes = static_cast<std::size_t>(rule_.classes());
-  SampleInput sample{Tensor({1, frames, r.height(), r.width(), rule_.channels()}, margin),
+  SampleInput sample{Tensor({1, frames.size(), r.height(), r.width(), rule_.channels()}, margin),
                      std::vector<std::uint8_t>(cells, 0)};
   // The forecast's own windows, seen from every frame.
   std::vector<float> odds(rule_.leads.size() * cells);
@@ -180,8 +179,8 @@ SampleInput Sampler::input(Time init, const Normalisation& normalisation,
       const float dry = std::clamp(base[lead][i * classes], 1e-3F, 0.999F);
       odds[lead * cells + i] = 0.5F * std::log((1.0F - dry) / dry);
     }
-  for (Index f = 0; f < frames; ++f) {
-    const Time time = init - (frames - 1 - f) * rule_.frame_step;
+  for (Index f = frames.from; f < frames.to; ++f) {
+    const Time time = init - (static_cast<Index>(rule_.history) - 1 - f) * rule_.frame_step;
     std::vector<std::vector<float>> values(n);
     for (std::size_t p = 0; p < n; ++p) {
       if (time <= init - rule_.latency[p]) values[p] = predictor(p, time);
@@ -202,7 +201,7 @@ SampleInput Sampler::input(Time init, const Normalisation& normalisation,
     parallel_for(r.height(), [&](Index y) {
       for (Index x = 0; x < r.width(); ++x) {
         const auto i = static_cast<std::size_t>(y * r.width() + x);
-        float* out = sample.features.cell(0, f, y, x);
+        float* out = sample.features.cell(0, f - frames.from, y, x);
         for (std::size_t p = 0; p < n; ++p) {
           const bool valid = !values[p].empty() && !std::isnan(values[p][i]);
           out[p] = valid ? (values[p][i] - normalisation.mean[p]) / normalisation.deviation[p] : 0.0F;
@@ -230,7 +229,7 @@ std::vector<std::int8_t> Sampler::observed(Time end) {
   return classes;
 }
 
-Tensor log_base(const std::vector<std::vector<float>>& base, const Rect& tile, int classes) {
+Tensor log_base(std::span<const std::vector<float>> base, const Rect& tile, int classes) {
   const auto leads = static_cast<Index>(base.size());
   Tensor out({1, leads, tile.height(), tile.width(), classes});
   parallel_for(leads * tile.height(), [&](Index row) {

@@ -211,6 +211,9 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
   Decomposition tiles(world, layout(deepest, index.grid, world.size()));
   const Rect tile = tiles.tile(0);
   const std::vector<LatLon>& points = settings.forecast.write_attention;
+  if (!points.empty() && tiles.partition().time.parts() > 1)
+    fail(ExitCode::usage, "forecast.write_attention needs all frames and leads of a cell on one rank",
+         "parallel.time is " + std::to_string(settings.parallel.time), "Set parallel.time=1.");
   const std::vector<AttentionProbe::Cell> cells = cells_holding(world, index, tile, points);
 
   std::vector<Member> members;
@@ -222,6 +225,8 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
 
   const SampleRule rule = make_sample_rule(settings);
   const RecentWeatherRule recent = recent_weather_rule(settings);
+  const Span frames = tiles.frames(static_cast<Index>(rule.history)),
+             leads = tiles.leads(static_cast<Index>(rule.leads.size()));
   const std::size_t cache = reader_cache_bytes(settings, regression);
   Sampler sampler(index, rule, tile, cache);
   std::optional<ArchiveReader> surroundings;
@@ -258,6 +263,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
     if (regression) together(world, [&] { weather = recent_weather(*surroundings, recent, tile, init); });
     ProductTile product;
     product.tile = tile;
+    product.leads = leads;
     if (index.grid.kind == Grid::Kind::projected) {
       product.latitudes = sampler.reader().latitudes();
       product.longitudes = sampler.reader().longitudes();
@@ -272,18 +278,20 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
           member.regressions.empty() ? pi : regression_base(member.regressions, weather, pi);
       SampleInput input;
       together(world, [&] {
-        input = sampler.input(init, member.normalisation, base, member.network.input_margin());
+        input = sampler.input(init, member.normalisation, base, member.network.input_margin(), frames);
       });
-      const std::vector<std::uint8_t> missing = std::move(input.quality);
+      std::vector<std::uint8_t> missing = std::move(input.quality);
+      tiles.time().all_reduce_or(missing); // each part looked at some frames
       Tape tape(Tape::Mode::forget);
       const Var logits =
           predict(member.network, tape, tiles, std::move(input), base, rule.classes(), {}, probe);
       std::vector<float> probability = exceedance_fields(logits->value);
       if (member.calibration && settings.forecast.calibrate) {
-        const std::size_t size = probability.size() / rule.leads.size();
-        for (std::size_t lead = 0; lead < rule.leads.size(); ++lead)
-          calibrate(*member.calibration, static_cast<int>(lead), exceedance(base[lead], rule.classes()),
-                    std::span(probability).subspan(lead * size, size));
+        const std::size_t size = probability.size() / static_cast<std::size_t>(leads.size());
+        for (Index lead = leads.from; lead < leads.to; ++lead)
+          calibrate(*member.calibration, static_cast<int>(lead),
+                    exceedance(base[static_cast<std::size_t>(lead)], rule.classes()),
+                    std::span(probability).subspan(static_cast<std::size_t>(lead - leads.from) * size, size));
       }
       if (settings.forecast.write_logits) product.logits = classes_outermost(logits->value);
       if (product.probability.empty()) {

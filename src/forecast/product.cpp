@@ -29,7 +29,8 @@ std::string iso_duration(Time length) {
 
 void check_tile(const ProductHeader& header, const ProductTile& tile) {
   const auto cells = static_cast<std::size_t>(tile.tile.cells());
-  const std::size_t leads = header.leads_hours.size(), thresholds = header.thresholds_mm.size();
+  const auto leads = static_cast<std::size_t>(tile.leads.size());
+  const std::size_t thresholds = header.thresholds_mm.size();
   const bool projected = header.grid.kind == Grid::Kind::projected;
   if (tile.probability.size() != leads * thresholds * cells || tile.quality.size() != cells ||
       (!tile.logits.empty() && tile.logits.size() % (leads * cells) != 0) ||
@@ -185,7 +186,9 @@ void set_provenance(NcWriter& file, const ProductHeader& header, Time init) {
 void write_product(const Communicator& comm, const std::string& path, const ProductHeader& header, Time init,
                    const ProductTile& tile) {
   together(comm, [&] { check_tile(header, tile); });
-  const std::size_t leads = header.leads_hours.size(), thresholds = header.thresholds_mm.size();
+  const auto first = static_cast<std::size_t>(tile.leads.from),
+             leads = static_cast<std::size_t>(tile.leads.size());
+  const std::size_t thresholds = header.thresholds_mm.size();
   const auto cells = static_cast<std::size_t>(tile.tile.cells());
   std::vector<double> classes{cells > 0 ? static_cast<double>(tile.logits.size() / (leads * cells)) : 0};
   comm.all_reduce(std::span<double>(classes), Reduce::max); // an empty tile does not know
@@ -203,12 +206,12 @@ void write_product(const Communicator& comm, const std::string& path, const Prod
 
   std::vector<float> probability(tile.probability.size());
   std::transform(tile.probability.begin(), tile.probability.end(), probability.begin(), round_probability);
-  file.write_tile(variable_name, {0, 0}, {leads, thresholds}, tile.tile, probability);
+  file.write_tile(variable_name, {first, 0}, {leads, thresholds}, tile.tile, probability);
   std::vector<std::uint8_t> quality;
   for (std::size_t lead = 0; lead < leads; ++lead)
     quality.insert(quality.end(), tile.quality.begin(), tile.quality.end());
-  file.write_tile("quality_flag", {0}, {leads}, tile.tile, quality);
-  if (class_count > 0) file.write_tile("logits", {0, 0}, {leads, class_count}, tile.tile, tile.logits);
+  file.write_tile("quality_flag", {first}, {leads}, tile.tile, quality);
+  if (class_count > 0) file.write_tile("logits", {first, 0}, {leads, class_count}, tile.tile, tile.logits);
   file.commit();
 }
 

@@ -1,6 +1,8 @@
 #include "pluvia/model/forecast_model.hpp"
 
 #include <algorithm>
+#include <span>
+#include <string>
 
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/parallel_for.hpp"
@@ -8,15 +10,21 @@
 
 namespace pluvia {
 
-Tiling layout(const Settings& settings, const Grid& grid, int ranks, Index block) {
+Partition layout(const Settings& settings, const Grid& grid, int ranks, const WholeBlocks& blocks) {
   const std::string& wanted = settings.grid.periodic_x;
   const bool periodic = wanted == "yes" || (wanted == "auto" && closes_in_longitude(grid));
-  const int levels = levels_of(settings.model);
+  const int levels = levels_of(settings.model), parts = static_cast<int>(settings.parallel.time);
+  if (ranks % parts != 0)
+    fail(ExitCode::usage, std::to_string(ranks) + " ranks cannot be shared out over time",
+         "parallel.time is " + std::to_string(parts), "Start a multiple of that many ranks.");
+  const TimeAxis time(parts, settings.model.history, static_cast<Index>(settings.target.leads_hours.size()),
+                      std::max<Index>(1, blocks.frames));
   const GridShape shape =
-      choose_grid_shape(grid.ny(), grid.nx(), levels, ranks, static_cast<int>(settings.parallel.rows),
-                        static_cast<int>(settings.parallel.cols), block);
-  return {grid.ny(), grid.nx(), levels, shape.rows, shape.cols, periodic ? Edge::periodic : Edge::closed,
-          block};
+      choose_grid_shape(grid.ny(), grid.nx(), levels, ranks / parts, static_cast<int>(settings.parallel.rows),
+                        static_cast<int>(settings.parallel.cols), blocks.cells);
+  return {Tiling(grid.ny(), grid.nx(), levels, shape.rows, shape.cols,
+                 periodic ? Edge::periodic : Edge::closed, blocks.cells),
+          time};
 }
 
 std::size_t reader_cache_bytes(const Settings& settings, bool regression) {
@@ -33,8 +41,11 @@ StUnet make_network(const Settings& settings) {
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
             const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout,
             AttentionProbe* probe) {
+  const Span leads = tiles.leads(static_cast<Index>(base.size()));
+  const auto own =
+      std::span(base).subspan(static_cast<std::size_t>(leads.from), static_cast<std::size_t>(leads.size()));
   return network.forward(tape, tiles, Tape::leaf(std::move(input.features)),
-                         Tape::leaf(log_base(base, tiles.tile(0), classes)), dropout, probe);
+                         Tape::leaf(log_base(own, tiles.tile(0), classes)), dropout, probe);
 }
 
 std::vector<float> exceedance_fields(const Tensor& logits) {

@@ -71,7 +71,7 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
             AttentionProbe* probe) {
   const AttentionSettings& form = block.settings;
   const AxisWindow own{AxisWindow::Kind::own, 0, 0};
-  const AxisWindow past{AxisWindow::Kind::past, 0, x->value.shape().t};
+  const AxisWindow past = tiles.past(x->value.shape().t);
   const AxisWindow y =
       form.form == "windowed" ? tiles.block_y(level, form.window) : tiles.around_y(level, form.radius);
   const AxisWindow x_axis =
@@ -123,11 +123,9 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
       embedding.cell(0, lead, 0, 0)[2 * i + 1] += static_cast<float>(std::cos(phase));
     }
   const Var lead =
-      tape.record(std::move(embedding), {"lead embedding", s.c}, [p = skip.lead_embedding](Node& node) {
-        add_gradient(*p, node.grad.storage());
-      });
-  const AttentionWindow window{{AxisWindow::Kind::all, 0, x->value.shape().t},
-                               tiles.around_y(level, skip.radius),
+      tape.record(std::move(embedding), {"lead embedding", s.c},
+                  [p = skip.lead_embedding](Node& node) { add_gradient(*p, node.grad.storage()); });
+  const AttentionWindow window{tiles.every_frame(x->value.shape().t), tiles.around_y(level, skip.radius),
                                tiles.around_x(level, skip.radius)};
   const Margin keys = key_margin(tiles, level, window);
   const Var n = apply(tape, skip.norm, x, Activation::none);

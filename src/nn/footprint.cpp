@@ -9,7 +9,8 @@ namespace {
 /// Adds up one layer after the other, as the blocks of blocks.cpp and StUnet::forward apply them.
 class Walk {
 public:
-  Walk(const Tiling& tiling, int rank, Tape::Keep keep) : tiling_(tiling), rank_(rank), keep_(keep) {}
+  Walk(const Partition& partition, int rank, Tape::Keep keep)
+      : partition_(partition), rank_(rank), keep_(keep) {}
   const Footprint& total() const { return total_; }
 
   /// A block, of which only what it returns may stay: frames of channels at a level.
@@ -27,15 +28,15 @@ public:
 
   /// A value that stays for the backward pass.
   void keep(int level, Index frames, Index channels, Margin margin = {}) {
-    const Rect tile = tiling_.tile(rank_, level);
+    const Rect tile = partition_.tile(rank_, level);
     total_.activation_bytes +=
         (frames + margin.t_lo + margin.t_hi) * (tile.height() + margin.y_lo + margin.y_hi) *
         (tile.width() + margin.x_lo + margin.x_hi) * channels * static_cast<Index>(sizeof(float));
   }
 
   void conv(int level, Index frames, Index c_in, Index c_out, const Stencil& stencil) {
-    send(total_.forward, plan_stencil_halo(tiling_, level, rank_, stencil), frames, c_in);
-    send(total_.backward, plan_stencil_halo(tiling_, level, rank_, transposed(stencil)), frames, c_out);
+    send(total_.forward, plan_stencil_halo(partition_, level, rank_, stencil), frames, c_in);
+    send(total_.backward, plan_stencil_halo(partition_, level, rank_, transposed(stencil)), frames, c_out);
     keep(level, frames, c_out);
   }
 
@@ -48,13 +49,13 @@ public:
 
   enum class Queries { own, shared };
   /// Projections of queries, keys and values, and the attention itself.
-  void attention(int level, Index frames_in, Index frames_out, Index c, Queries queries, const AxisWindow& y,
-                 const AxisWindow& x) {
+  void attention(int level, Index frames_in, Index frames_out, Index c, Queries queries,
+                 const AttentionWindow& window) {
     Margin key_margin, query_margin;
     const Index heads = c / head_channels;
-    if (y.kind != AxisWindow::Kind::own || x.kind != AxisWindow::Kind::own) {
-      const HaloPlan keys = plan_key_halo(tiling_, level, rank_, y, x);
-      const HaloPlan askers = plan_query_halo(tiling_, level, rank_, y, x);
+    if (!stays_home(partition_.time, window)) {
+      const HaloPlan keys = plan_key_halo(partition_, level, rank_, window);
+      const HaloPlan askers = plan_query_halo(partition_, level, rank_, window);
       key_margin = keys.margin, query_margin = askers.margin;
       send(total_.forward, keys, frames_in, 2 * c);
       // Gradient, log-sum-exp, delta, and each cell's own queries.
@@ -67,14 +68,17 @@ public:
   }
 
   void space_time_block(int level, Index frames, Index c, const AttentionSettings& form) {
-    const AxisWindow own{AxisWindow::Kind::own, 0, 0};
-    const bool windowed = form.form == "windowed";
+    const AxisWindow own{AxisWindow::Kind::own, 0, 0},
+        past{AxisWindow::Kind::past, 0, partition_.time.frames()};
+    const Tiling& tiling = partition_.tiling;
+    const bool windowed = form.form == "windowed", joint = form.form == "joint";
     keep(level, frames, c); // norm
     attention(level, frames, frames, c, Queries::own,
-              windowed ? block_y(tiling_, level, form.window) : around_y(tiling_, level, form.radius),
-              windowed ? block_x(tiling_, level, form.window) : around_x(tiling_, level, form.radius));
-    if (form.form != "joint") {
-      attention(level, frames, frames, c, Queries::own, own, own);
+              {joint ? past : own,
+               windowed ? block_y(tiling, level, form.window) : around_y(tiling, level, form.radius),
+               windowed ? block_x(tiling, level, form.window) : around_x(tiling, level, form.radius)});
+    if (!joint) {
+      attention(level, frames, frames, c, Queries::own, {past, own, own});
       keep(level, frames, 3 * c); // gate in two parts, blend
     }
     keep(level, frames, c);     // output
@@ -83,8 +87,10 @@ public:
 
   void skip(int level, Index frames, Index leads, Index c, Index radius) {
     keep(level, frames, c); // norm
-    attention(level, frames, leads, c, Queries::shared, around_y(tiling_, level, radius),
-              around_x(tiling_, level, radius));
+    attention(level, frames, leads, c, Queries::shared,
+              {{AxisWindow::Kind::all, 0, partition_.time.frames()},
+               around_y(partition_.tiling, level, radius),
+               around_x(partition_.tiling, level, radius)});
     keep(level, leads, c); // output
   }
 
@@ -95,7 +101,7 @@ private:
     traffic.messages += more.messages;
   }
 
-  const Tiling& tiling_;
+  const Partition& partition_;
   int rank_;
   Tape::Keep keep_;
   Footprint total_;
@@ -103,14 +109,16 @@ private:
 
 } // namespace
 
-Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports, const Tiling& tiling,
-                             int rank, Tape::Keep keep) {
+Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports,
+                             const Partition& partition, int rank, Tape::Keep keep) {
   const Stencil causal = causal_stencil(3, 3, 3), flat = causal_stencil(1, 3, 3);
-  const Index frames = settings.history, leads = static_cast<Index>(ports.lead_hours.size());
+  const bool divided = partition.time.parts() > 1;
+  const Index frames = divided ? partition.frames(rank).size() : settings.history,
+              leads = divided ? partition.leads(rank).size() : static_cast<Index>(ports.lead_hours.size());
   const auto n = static_cast<int>(settings.channels.size());
   const int merged = settings.input_merge == 2 ? 1 : 0;
   const auto channels = [&](int l) { return settings.channels[static_cast<std::size_t>(l)]; };
-  Walk walk(tiling, rank, keep);
+  Walk walk(partition, rank, keep);
 
   walk.keep(0, frames, ports.inputs, merged == 1 ? Margin{} : reach(causal));
   if (merged == 1) {

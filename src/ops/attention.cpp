@@ -208,10 +208,6 @@ void pull_scores(Lanes& s, Lanes& dp, const Lanes& log_sum, const Lanes& delta) 
   }
 }
 
-Span shifted(Span s, Index by) {
-  return {s.from - by, s.to - by};
-}
-
 /// Cells that the lanes of a patch share, relative to the tile: the union of their spans on both axes, and
 /// what is added to the scores of each row and column.
 class Shared {
@@ -235,7 +231,7 @@ private:
     Span all;
     std::vector<Lanes> bias;
     Axis(const Index* cells, const AxisWindow& window, Index origin, Spans spans) {
-      const auto span = [&](int lane) { return shifted((window.*spans)(cells[lane] + origin), origin); };
+      const auto span = [&](int lane) { return shifted((window.*spans)(cells[lane] + origin), -origin); };
       all = span(0);
       for (int i = 1; i < lanes; ++i) all = {std::min(all.from, span(i).from), std::max(all.to, span(i).to)};
       bias.assign(static_cast<std::size_t>(all.to - all.from), all_lanes(masked));
@@ -247,6 +243,15 @@ private:
   Axis y_, x_;
 };
 
+/// The frames that a query of the tile's frame t sees, relative to the tile's first of keys.
+Span key_frames(const AttentionWindow& window, TileOrigin origin, Index t) {
+  return shifted(window.t.keys(t + origin.query_frame), -origin.key_frame);
+}
+
+Span frames_at_hand(const Tensor& a) {
+  return {-a.margin().t_lo, a.shape().t + a.margin().t_hi};
+}
+
 bool stays_home(const AttentionWindow& window) {
   return window.y.kind == AxisWindow::Kind::own && window.x.kind == AxisWindow::Kind::own;
 }
@@ -255,8 +260,10 @@ bool shared_queries(const Tensor& q, const Tensor& o) {
   return q.shape().y == 1 && !(q.shape() == o.shape());
 }
 
-Block gather_query(const Tensor& q, bool shared, Index b, Index t, const Patch& patch, Index channel) {
-  return shared ? repeat(q.cell(0, t, 0, 0) + channel, score_scale)
+/// Of the tile's frame t; those of all leads are at hand where cells share them.
+Block gather_query(const Tensor& q, bool shared, Index b, Index t, TileOrigin origin, const Patch& patch,
+                   Index channel) {
+  return shared ? repeat(q.cell(0, t + origin.query_frame, 0, 0) + channel, score_scale)
                 : gather(q, b, t, patch, channel, score_scale);
 }
 
@@ -277,11 +284,12 @@ template <class F> void for_strips(const Shape& s, F&& f) {
   });
 }
 
-/// One head of all frames of a strip.
+/// One head of a strip in all frames that are at hand, also those in the margins.
 std::vector<Block> gather_frames(const Tensor& a, Index b, const Patch& patch, Index channel) {
+  const Span held = frames_at_hand(a);
   std::vector<Block> out;
-  out.reserve(static_cast<std::size_t>(a.shape().t));
-  for (Index t = 0; t < a.shape().t; ++t) out.push_back(gather(a, b, t, patch, channel));
+  out.reserve(static_cast<std::size_t>(held.size()));
+  for (Index t = held.from; t < held.to; ++t) out.push_back(gather(a, b, t, patch, channel));
   return out;
 }
 
@@ -289,44 +297,49 @@ std::vector<Block> gather_frames(const Tensor& a, Index b, const Patch& patch, I
 /// order-free sums are given, in any.
 class SharedQueryGradient {
 public:
-  SharedQueryGradient(const Shape& s, Index rows, OrderFreeSums* sums)
-      : shape_(s), rows_(rows), sums_(sums),
-        partial_(static_cast<std::size_t>(sums ? 0 : s.b * s.t * rows * s.c), 0.0F),
-        free_(static_cast<std::size_t>(sums ? s.b * rows : 0),
-              OrderFreeSums(static_cast<std::size_t>(s.t * s.c))) {}
+  /// Of the leads of a tile s among those of q, with so many rows to add up one by one. Idle unless shared.
+  SharedQueryGradient(bool shared, const Shape& s, const Tensor& q, TileOrigin origin, Index rows,
+                      OrderFreeSums* sums)
+      : samples_(shared ? s.b : 0), rows_(rows), leads_(q.shape().t), channels_(s.c),
+        first_(origin.query_frame), sums_(sums) {
+    const auto values = static_cast<std::size_t>(leads_ * channels_),
+               parts = static_cast<std::size_t>(samples_ * rows_);
+    if (sums)
+      free_.assign(parts, OrderFreeSums(values));
+    else
+      partial_.assign(parts * values, 0.0F);
+  }
   void add(const Block& block, Index b, Index t, Index row, int n, Index channel) {
+    const Index part = b * rows_ + row, at = (t + first_) * channels_ + channel;
     if (sums_) {
-      OrderFreeSums& to = free_[static_cast<std::size_t>(b * rows_ + row)];
+      OrderFreeSums& to = free_[static_cast<std::size_t>(part)];
       for (int i = 0; i < n; ++i) {
         float cell[head_channels];
         for (int c = 0; c < head_channels; ++c) cell[c] = score_scale * block.c[c].v[i];
-        to.add(static_cast<std::size_t>(t * shape_.c + channel), cell);
+        to.add(static_cast<std::size_t>(at), cell);
       }
       return;
     }
-    float* to = partial_.data() + ((b * shape_.t + t) * rows_ + row) * shape_.c + channel;
+    float* to = partial_.data() + part * leads_ * channels_ + at;
     for (int c = 0; c < head_channels; ++c)
       for (int i = 0; i < n; ++i) to[c] += score_scale * block.c[c].v[i];
   }
+  /// Zero for the leads of other tiles.
   void store(Tensor& dq) const {
     for (const OrderFreeSums& row : free_) sums_->add(row);
     if (sums_) return;
-    for (Index t = 0; t < shape_.t; ++t) {
-      float* out = dq.cell(0, t, 0, 0);
-      std::fill_n(out, shape_.c, 0.0F);
-      for (Index b = 0; b < shape_.b; ++b)
-        for (Index row = 0; row < rows_; ++row)
-          for (Index c = 0; c < shape_.c; ++c)
-            out[c] += partial_[static_cast<std::size_t>(((b * shape_.t + t) * rows_ + row) * shape_.c + c)];
-    }
+    dq.fill(0.0F);
+    for (Index part = 0; part < samples_ * rows_; ++part)
+      for (Index t = 0; t < leads_; ++t)
+        for (Index c = 0; c < channels_; ++c)
+          dq.cell(0, t, 0, 0)[c] += partial_[static_cast<std::size_t>((part * leads_ + t) * channels_ + c)];
   }
 
 private:
-  Shape shape_;
-  Index rows_;
+  Index samples_, rows_, leads_, channels_, first_;
   OrderFreeSums* sums_;
-  std::vector<float> partial_;
-  std::vector<OrderFreeSums> free_; // of each row, [Tq, C]
+  std::vector<float> partial_;      // of each row, [leads, C]
+  std::vector<OrderFreeSums> free_; // the same
 };
 
 constexpr Lanes ones = all_lanes(1.0F), scales = all_lanes(score_scale);
@@ -334,20 +347,21 @@ constexpr Lanes ones = all_lanes(1.0F), scales = all_lanes(score_scale);
 // ---- Every cell attends to itself in other frames
 // ----------------------------------------------------------
 
-void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window, Tensor& o,
-                 Tensor& log_sum) {
+void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
+                 TileOrigin origin, Tensor& o, Tensor& log_sum) {
   const Shape& s = o.shape();
   const bool shared = shared_queries(q, o);
+  const Span held = frames_at_hand(k);
   for_strips(s, [&](Index b, Index, const Patch& patch) {
-    std::vector<Lanes> scores(static_cast<std::size_t>(k.shape().t));
+    std::vector<Lanes> scores(static_cast<std::size_t>(held.size()));
     for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
       const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
       for (Index t = 0; t < s.t; ++t) {
-        const Block query = gather_query(q, shared, b, t, patch, channel);
-        const Span frames = window.t.keys(t);
+        const Block query = gather_query(q, shared, b, t, origin, patch, channel);
+        const Span frames = shifted(key_frames(window, origin, t), -held.from);
         const auto from = static_cast<std::size_t>(frames.from), to = static_cast<std::size_t>(frames.to);
         for (std::size_t j = from; j < to; ++j) products(query, keys[j], &scores[j]);
-        const Normaliser norm = softmax(&scores[from], frames.to - frames.from);
+        const Normaliser norm = softmax(&scores[from], frames.size());
         Block out{};
         for (std::size_t j = from; j < to; ++j) add_weighted(out, &scores[j], values[j]);
         scatter(out, norm.inverse, o, b, t, patch, channel);
@@ -357,39 +371,47 @@ void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   });
 }
 
-/// All three gradients at once, for they need the same weights.
+/// All three gradients at once, for they need the same weights: of the tile's own queries from every key they
+/// see, of its own keys from every query that sees them.
 void pull_home(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
-               const Tensor& delta, const AttentionWindow& window, Tensor* dq, Tensor& dk, Tensor& dv,
-               OrderFreeSums* shared_sums) {
+               const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor* dq, Tensor& dk,
+               Tensor& dv, OrderFreeSums* shared_sums) {
   const Shape& s = d_o.shape();
-  const Index frames = dk.shape().t;
+  const Span own_keys{0, dk.shape().t}, own_queries{0, s.t}, keys_held = frames_at_hand(k),
+                                                             queries_held = frames_at_hand(d_o);
   const bool shared = shared_sums || shared_queries(q, d_o);
-  SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, s.y, shared_sums);
+  SharedQueryGradient sum(shared, s, q, origin, s.y, shared_sums);
   for_strips(s, [&](Index b, Index row, const Patch& patch) {
     for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
       const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
-      std::vector<Block> out_k(static_cast<std::size_t>(frames), Block{}), out_v(out_k);
-      for (Index t = 0; t < s.t; ++t) {
-        const Block query = gather_query(q, shared, b, t, patch, channel),
+      std::vector<Block> out_k(static_cast<std::size_t>(own_keys.to), Block{}), out_v(out_k);
+      for (Index t = queries_held.from; t < queries_held.to; ++t) {
+        const bool own_query = t >= own_queries.from && t < own_queries.to;
+        const Span seen = key_frames(window, origin, t),
+                   frames = own_query ? seen : intersect(seen, own_keys);
+        if (frames.size() <= 0) continue;
+        const Block query = gather_query(q, shared, b, t, origin, patch, channel),
                     g = gather(d_o, b, t, patch, channel);
         const Lanes norm = gather_value(log_sum, b, t, patch, h), del = gather_value(delta, b, t, patch, h);
         Block out{};
-        for (Index i = window.t.keys(t).from; i < window.t.keys(t).to; ++i) {
-          const auto j = static_cast<std::size_t>(i);
+        for (Index i = frames.from; i < frames.to; ++i) {
+          const auto j = static_cast<std::size_t>(i - keys_held.from);
           Lanes p, ds;
           products(query, keys[j], &p);
           products(g, values[j], &ds);
           pull_scores(p, ds, norm, del);
-          add_weighted(out, &ds, keys[j]);
-          add_weighted(out_k[j], &ds, query); // which carries the scale
-          add_weighted(out_v[j], &p, g);
+          if (own_query) add_weighted(out, &ds, keys[j]);
+          if (i < own_keys.from || i >= own_keys.to) continue;
+          add_weighted(out_k[static_cast<std::size_t>(i)], &ds, query); // which carries the scale
+          add_weighted(out_v[static_cast<std::size_t>(i)], &p, g);
         }
+        if (!own_query) continue;
         if (shared)
           sum.add(out, b, t, row, patch.n, channel);
         else if (dq)
           scatter(out, scales, *dq, b, t, patch, channel);
       }
-      for (Index t = 0; t < frames; ++t) {
+      for (Index t = own_keys.from; t < own_keys.to; ++t) {
         scatter(out_k[static_cast<std::size_t>(t)], ones, dk, b, t, patch, channel);
         scatter(out_v[static_cast<std::size_t>(t)], ones, dv, b, t, patch, channel);
       }
@@ -402,16 +424,16 @@ void pull_home(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
 
 void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
             TileOrigin origin, Tensor& o, Tensor& log_sum) {
-  if (stays_home(window)) return attend_home(q, k, v, window, o, log_sum);
+  if (stays_home(window)) return attend_home(q, k, v, window, origin, o, log_sum);
   const Shape& s = o.shape();
   const bool shared = shared_queries(q, o);
   for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
     const Shared box(patch, window, origin, &AxisWindow::keys);
-    const Span frames = window.t.keys(t);
-    const Index n = (frames.to - frames.from) * box.cells();
+    const Span frames = key_frames(window, origin, t);
+    const Index n = frames.size() * box.cells();
     std::vector<Lanes> scores(static_cast<std::size_t>(n));
     for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
-      const Block query = gather_query(q, shared, b, t, patch, channel);
+      const Block query = gather_query(q, shared, b, t, origin, patch, channel);
       Lanes* at = scores.data();
       for (Index kt = frames.from; kt < frames.to; ++kt)
         for (Index ky = box.y().from; ky < box.y().to; ++ky, at += box.width()) {
@@ -433,9 +455,9 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWi
 std::vector<float> attention_weights(const Tensor& q, const Tensor& k, const AttentionWindow& window,
                                      TileOrigin origin, Index t, Index y, Index x) {
   const bool shared = q.shape().y == 1 && q.shape().x == 1;
-  const float* query = q.cell(0, t, shared ? 0 : y, shared ? 0 : x);
-  const Span frames = window.t.keys(t), rows = shifted(window.y.keys(y + origin.y), origin.y),
-             columns = shifted(window.x.keys(x + origin.x), origin.x);
+  const float* query = q.cell(0, shared ? t + origin.query_frame : t, shared ? 0 : y, shared ? 0 : x);
+  const Span frames = key_frames(window, origin, t), rows = shifted(window.y.keys(y + origin.y), -origin.y),
+             columns = shifted(window.x.keys(x + origin.x), -origin.x);
   std::vector<float> out;
   std::vector<double> p;
   for (Index channel = 0; channel < k.shape().c; channel += head_channels) {
@@ -480,14 +502,13 @@ void pull_queries(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   OrderFreeSums* shared_sums) {
   const Shape& s = d_o.shape();
   const bool shared = shared_sums || shared_queries(q, d_o);
-  SharedQueryGradient sum(shared ? s : Shape{1, 1, 1, 1, 0}, (s.y + patch_height - 1) / patch_height,
-                          shared_sums);
+  SharedQueryGradient sum(shared, s, q, origin, (s.y + patch_height - 1) / patch_height, shared_sums);
   for_patches(s, [&](Index b, Index t, Index row, const Patch& patch) {
     const Shared box(patch, window, origin, &AxisWindow::keys);
-    const Span frames = window.t.keys(t);
+    const Span frames = key_frames(window, origin, t);
     std::vector<Lanes> p(static_cast<std::size_t>(box.width())), ds(p.size());
     for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
-      const Block query = gather_query(q, shared, b, t, patch, channel),
+      const Block query = gather_query(q, shared, b, t, origin, patch, channel),
                   g = gather(d_o, b, t, patch, channel);
       const Lanes norm = gather_value(log_sum, b, t, patch, h), del = gather_value(delta, b, t, patch, h);
       Block out{};
@@ -513,11 +534,13 @@ void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
                const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor& dk,
                Tensor& dv) {
   const Shape& s = dk.shape();
-  const Index query_frames = d_o.shape().t;
+  const Span held = frames_at_hand(d_o);
   const bool shared = shared_queries(q, d_o);
   for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
     // Frames of lead-time queries are leads: every one of them sees every frame.
-    const Span frames = window.t.kind == AxisWindow::Kind::all ? Span{0, query_frames} : window.t.queries(t);
+    const Span frames = window.t.kind == AxisWindow::Kind::all
+                            ? held
+                            : shifted(window.t.queries(t + origin.key_frame), -origin.query_frame);
     const Shared box(patch, window, origin, &AxisWindow::queries);
     std::vector<Lanes> p(static_cast<std::size_t>(box.width())), ds(p.size());
     for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
@@ -525,7 +548,8 @@ void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
       Block out_k{}, out_v{};
       for (Index qt = frames.from; qt < frames.to; ++qt)
         for (Index qy = box.y().from; qy < box.y().to; ++qy) {
-          const float* queries = (shared ? q.cell(0, qt, 0, 0) : q.cell(b, qt, qy, box.x().from)) + channel;
+          const float* queries =
+              (shared ? q.cell(0, qt + origin.query_frame, 0, 0) : q.cell(b, qt, qy, box.x().from)) + channel;
           const float* gradients = d_o.cell(b, qt, qy, box.x().from) + channel;
           const Index query_stride = shared ? 0 : s.c;
           products(key, queries, query_stride, box.width(), p.data());
@@ -550,7 +574,8 @@ void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
 void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
                       TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv, OrderFreeSums* shared_sums) {
-  if (stays_home(window)) return pull_home(q, k, v, d_o, log_sum, delta, window, dq, dk, dv, shared_sums);
+  if (stays_home(window))
+    return pull_home(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv, shared_sums);
   if (dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);
   pull_keys(q, k, v, d_o, log_sum, delta, window, origin, dk, dv);
 }
@@ -562,8 +587,8 @@ double attended_pairs(const Shape& s, const AttentionWindow& window, TileOrigin 
       pairs += static_cast<double>(axis.keys(i).to - axis.keys(i).from);
     return pairs;
   };
-  return static_cast<double>(s.b) * along(window.t, 0, s.t) * along(window.y, origin.y, s.y) *
-         along(window.x, origin.x, s.x);
+  return static_cast<double>(s.b) * along(window.t, origin.query_frame, s.t) *
+         along(window.y, origin.y, s.y) * along(window.x, origin.x, s.x);
 }
 
 } // namespace pluvia

@@ -9,20 +9,19 @@ namespace pluvia {
 
 namespace {
 
-/// Some rows and columns of one sample.
+/// Some frames, rows and columns of one sample.
 struct Part {
-  Index sample, y, x, height, width;
+  Index sample, t, y, x, frames, height, width;
 };
 
 /// A copy of a part with margins around it.
 Tensor crop(const Tensor& from, const Part& part, const Margin& m) {
-  const Index frames = from.shape().t;
-  Tensor out({1, frames, part.height, part.width, from.shape().c}, m);
+  Tensor out({1, part.frames, part.height, part.width, from.shape().c}, m);
   const Index height = part.height + m.y_lo + m.y_hi,
               values = (part.width + m.x_lo + m.x_hi) * from.shape().c;
-  parallel_for((frames + m.t_lo + m.t_hi) * height, [&](Index row) {
+  parallel_for((part.frames + m.t_lo + m.t_hi) * height, [&](Index row) {
     const Index t = row / height - m.t_lo, y = row % height - m.y_lo;
-    std::memcpy(out.cell(0, t, y, -m.x_lo), from.cell(part.sample, t, part.y + y, part.x - m.x_lo),
+    std::memcpy(out.cell(0, t, y, -m.x_lo), from.cell(part.sample, part.t + t, part.y + y, part.x - m.x_lo),
                 static_cast<std::size_t>(values) * sizeof(float));
   });
   return out;
@@ -37,24 +36,27 @@ void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, 
     return;
   }
   const Shape& s = dy.shape();
-  const Index rows = blocks.rows(s.y), columns = blocks.columns(s.x);
+  const Index frames = blocks.frames > 0 ? blocks.frames : s.t, rows = blocks.rows(s.y),
+              columns = blocks.columns(s.x);
   Tensor dw(weight.value.shape()), db(bias.value.shape());
   constexpr std::size_t piece = 16384;
   const std::size_t pieces = (dw.storage().size() + piece - 1) / piece;
   for (Index b = 0; b < s.b; ++b)
-    for (Index y = 0; y < s.y; y += rows)
-      for (Index ix = 0; ix < s.x; ix += columns) {
-        const Part part{b, y, ix, std::min(rows, s.y - y), std::min(columns, s.x - ix)};
-        dw.fill(0.0F);
-        db.fill(0.0F);
-        convolution_pull_weight(precision, crop(x, part, reach(stencil)), crop(dy, part, {}), stencil, dw,
-                                db.cell(0, 0, 0, 0));
-        parallel_for(static_cast<Index>(pieces), [&](Index i) {
-          const std::size_t first = static_cast<std::size_t>(i) * piece;
-          weight.sums.add(first, dw.storage().subspan(first, std::min(piece, dw.storage().size() - first)));
-        });
-        bias.sums.add(0, db.storage());
-      }
+    for (Index t = 0; t < s.t; t += frames)
+      for (Index y = 0; y < s.y; y += rows)
+        for (Index ix = 0; ix < s.x; ix += columns) {
+          const Part part{
+              b, t, y, ix, std::min(frames, s.t - t), std::min(rows, s.y - y), std::min(columns, s.x - ix)};
+          dw.fill(0.0F);
+          db.fill(0.0F);
+          convolution_pull_weight(precision, crop(x, part, reach(stencil)), crop(dy, part, {}), stencil, dw,
+                                  db.cell(0, 0, 0, 0));
+          parallel_for(static_cast<Index>(pieces), [&](Index i) {
+            const std::size_t first = static_cast<std::size_t>(i) * piece;
+            weight.sums.add(first, dw.storage().subspan(first, std::min(piece, dw.storage().size() - first)));
+          });
+          bias.sums.add(0, db.storage());
+        }
 }
 
 } // namespace pluvia

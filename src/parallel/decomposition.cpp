@@ -4,24 +4,62 @@
 
 namespace pluvia {
 
-HaloPlan plan_stencil_halo(const Tiling& tiling, int level, int rank, const Stencil& stencil) {
+HaloPlan plan_stencil_halo(const Partition& partition, int level, int rank, const Stencil& stencil) {
   const Margin m = reach(stencil);
-  return plan_halo(tiling, level, rank, [m](const Rect& r) {
-    return Rect{r.y0 - m.y_lo, r.y1 + m.y_hi, r.x0 - m.x_lo, r.x1 + m.x_hi};
-  });
+  TimeNeed time;
+  if (m.t_lo > 0 || m.t_hi > 0) {
+    const auto frames = [axis = partition.time](int part) { return axis.frames_of(part); };
+    time = {frames, [frames, m](int part) {
+              return Span{frames(part).from - m.t_lo, frames(part).to + m.t_hi};
+            }};
+  }
+  return plan_halo(
+      partition, level, rank,
+      [m](const Rect& r) {
+        return Rect{r.y0 - m.y_lo, r.y1 + m.y_hi, r.x0 - m.x_lo, r.x1 + m.x_hi};
+      },
+      time);
 }
 
-HaloPlan plan_key_halo(const Tiling& tiling, int level, int rank, const AxisWindow& y, const AxisWindow& x) {
-  return plan_halo(tiling, level, rank, [&](const Rect& r) {
-    return Rect{y.keys(r.y0).from, y.keys(r.y1 - 1).to, x.keys(r.x0).from, x.keys(r.x1 - 1).to};
-  });
+HaloPlan plan_key_halo(const Partition& partition, int level, int rank, const AttentionWindow& window) {
+  const TimeAxis& axis = partition.time;
+  TimeNeed time;
+  if (window.t.kind != AxisWindow::Kind::own)
+    time = {[axis](int part) { return axis.frames_of(part); },
+            [axis, kind = window.t.kind](int part) {
+              return Span{0, kind == AxisWindow::Kind::all ? axis.frames() : axis.frames_of(part).to};
+            }};
+  return plan_halo(
+      partition, level, rank,
+      [&](const Rect& r) {
+        return Rect{window.y.keys(r.y0).from, window.y.keys(r.y1 - 1).to, window.x.keys(r.x0).from,
+                    window.x.keys(r.x1 - 1).to};
+      },
+      time);
 }
 
-HaloPlan plan_query_halo(const Tiling& tiling, int level, int rank, const AxisWindow& y,
-                         const AxisWindow& x) {
-  return plan_halo(tiling, level, rank, [&](const Rect& r) {
-    return Rect{y.queries(r.y0).from, y.queries(r.y1 - 1).to, x.queries(r.x0).from, x.queries(r.x1 - 1).to};
-  });
+HaloPlan plan_query_halo(const Partition& partition, int level, int rank, const AttentionWindow& window) {
+  const TimeAxis& axis = partition.time;
+  TimeNeed time;
+  if (window.t.kind == AxisWindow::Kind::all)
+    time = {[axis](int part) { return axis.leads_of(part); }, [axis](int) { return Span{0, axis.leads()}; }};
+  else if (window.t.kind == AxisWindow::Kind::past)
+    time = {[axis](int part) { return axis.frames_of(part); },
+            [axis](int part) {
+              return Span{axis.frames_of(part).from, axis.frames()};
+            }};
+  return plan_halo(
+      partition, level, rank,
+      [&](const Rect& r) {
+        return Rect{window.y.queries(r.y0).from, window.y.queries(r.y1 - 1).to, window.x.queries(r.x0).from,
+                    window.x.queries(r.x1 - 1).to};
+      },
+      time);
+}
+
+bool stays_home(const TimeAxis& time, const AttentionWindow& window) {
+  constexpr auto own = AxisWindow::Kind::own;
+  return window.y.kind == own && window.x.kind == own && (time.parts() == 1 || window.t.kind == own);
 }
 
 AxisWindow around_y(const Tiling& tiling, int level, Index radius) {
@@ -45,9 +83,11 @@ AxisWindow block_x(const Tiling& tiling, int level, Index size) {
   return {AxisWindow::Kind::block, size, tiling.domain(level).width()};
 }
 
-Decomposition::Decomposition(const Communicator& comm, Tiling tiling)
-    : comm_(comm), tiling_(std::move(tiling)) {
-  assert(comm.size() == tiling_.ranks());
+Decomposition::Decomposition(const Communicator& comm, Partition partition)
+    : comm_(comm), partition_(std::move(partition)),
+      space_(comm.split(partition_.part(comm.rank()), comm.rank())),
+      time_(comm.split(comm.rank() / partition_.time.parts(), comm.rank())) {
+  assert(comm.size() == partition_.ranks());
 }
 
 template <class Make> const HaloPlan& Decomposition::cached(const Key& key, Make&& make) {
@@ -58,18 +98,20 @@ template <class Make> const HaloPlan& Decomposition::cached(const Key& key, Make
 
 const HaloPlan& Decomposition::stencil_halo(int level, const Stencil& stencil) {
   const Margin m = reach(stencil);
-  return cached({0, level, m.y_lo, m.y_hi, m.x_lo, m.x_hi},
-                [&] { return plan_stencil_halo(tiling_, level, comm_.rank(), stencil); });
+  return cached({0, level, m.t_lo, m.t_hi, m.y_lo, m.y_hi, m.x_lo, m.x_hi},
+                [&] { return plan_stencil_halo(partition_, level, comm_.rank(), stencil); });
 }
 
-const HaloPlan& Decomposition::key_halo(int level, const AxisWindow& y, const AxisWindow& x) {
-  return cached({1, level, static_cast<int>(y.kind), y.size, static_cast<int>(x.kind), x.size},
-                [&] { return plan_key_halo(tiling_, level, comm_.rank(), y, x); });
+const HaloPlan& Decomposition::key_halo(int level, const AttentionWindow& w) {
+  return cached({1, level, static_cast<int>(w.t.kind), static_cast<int>(w.y.kind), w.y.size,
+                 static_cast<int>(w.x.kind), w.x.size, 0},
+                [&] { return plan_key_halo(partition_, level, comm_.rank(), w); });
 }
 
-const HaloPlan& Decomposition::query_halo(int level, const AxisWindow& y, const AxisWindow& x) {
-  return cached({2, level, static_cast<int>(y.kind), y.size, static_cast<int>(x.kind), x.size},
-                [&] { return plan_query_halo(tiling_, level, comm_.rank(), y, x); });
+const HaloPlan& Decomposition::query_halo(int level, const AttentionWindow& w) {
+  return cached({2, level, static_cast<int>(w.t.kind), static_cast<int>(w.y.kind), w.y.size,
+                 static_cast<int>(w.x.kind), w.x.size, 0},
+                [&] { return plan_query_halo(partition_, level, comm_.rank(), w); });
 }
 
 } // namespace pluvia

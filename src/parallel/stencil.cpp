@@ -9,13 +9,16 @@ namespace pluvia {
 
 namespace {
 
-/// True when no query looks beyond its own cell: decided alike on every rank.
-bool stays_home(const AttentionWindow& w) {
-  return w.y.kind == AxisWindow::Kind::own && w.x.kind == AxisWindow::Kind::own;
+/// Queries are indexed by lead where they see all frames, else by frame, as keys are.
+TileOrigin origin_of(const Decomposition& tiles, int level, const AttentionWindow& window) {
+  const Rect tile = tiles.tile(level);
+  const Index frame = tiles.frames(0).from,
+              query = window.t.kind == AxisWindow::Kind::all ? tiles.leads(0).from : frame;
+  return {tile.y0, tile.x0, query, frame};
 }
 
-TileOrigin origin_of(const Rect& tile) {
-  return {tile.y0, tile.x0};
+bool at_home(const Decomposition& tiles, const AttentionWindow& window) {
+  return stays_home(tiles.partition().time, window);
 }
 
 } // namespace
@@ -46,20 +49,22 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
 }
 
 Margin query_margin(Decomposition& tiles, int level, const AttentionWindow& window) {
-  return stays_home(window) ? Margin{} : tiles.query_halo(level, window.y, window.x).margin;
+  return at_home(tiles, window) ? Margin{} : tiles.query_halo(level, window).margin;
 }
 
 Margin key_margin(Decomposition& tiles, int level, const AttentionWindow& window) {
-  return stays_home(window) ? Margin{} : tiles.key_halo(level, window.y, window.x).margin;
+  return at_home(tiles, window) ? Margin{} : tiles.key_halo(level, window).margin;
 }
 
 Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const Var& k, const Var& v,
               const AttentionWindow& window, const AttentionView& view) {
-  const TileOrigin origin = origin_of(tiles.tile(level));
-  const bool home = stays_home(window);
-  if (!home) tiles.exchange(tiles.key_halo(level, window.y, window.x), {&k->value, &v->value}).finish();
+  const TileOrigin origin = origin_of(tiles, level, window);
+  const bool home = at_home(tiles, window), around = !stays_home({}, window);
+  if (!home) tiles.exchange(tiles.key_halo(level, window), {&k->value, &v->value}).finish();
+  // Queries of leads are shared; known alike on every rank, even one whose tile is a single cell.
+  const bool shared = window.t.kind == AxisWindow::Kind::all;
   Shape s = k->value.shape();
-  s.t = q->value.shape().t;
+  s.t = shared ? tiles.leads(q->value.shape().t).size() : q->value.shape().t;
   Shape per_head = s;
   per_head.c = s.c / head_channels;
   const Margin margin = query_margin(tiles, level, window);
@@ -68,16 +73,14 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
   attend(q->value, k->value, v->value, window, origin, o, *log_sum);
   if (view) view(q->value, k->value, window, origin);
 
-  const auto pull = [&tiles, level, blocks = tape.blocks(), q, k, v, window, origin, home,
+  const auto pull = [&tiles, level, blocks = tape.blocks(), q, k, v, window, origin, home, shared,
                      log_sum](Node& node) {
     Tensor delta(log_sum->shape(), log_sum->margin());
     attend_delta(node.grad, node.value, delta);
-    // Queries of leads are shared; known alike on every rank, even one whose tile is a single cell.
-    const bool shared = window.t.kind == AxisWindow::Kind::all;
     if (!home) {
       std::vector<Tensor*> haloed{&node.grad, log_sum.get(), &delta};
       if (!shared) haloed.push_back(&q->value);
-      tiles.exchange(tiles.query_halo(level, window.y, window.x), haloed).finish();
+      tiles.exchange(tiles.query_halo(level, window), haloed).finish();
     }
     Tensor dk(k->value.shape(), k->grad_margin), dv(v->value.shape(), v->grad_margin);
     Tensor dq;
@@ -98,7 +101,7 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
   };
   // Two products of a query with a key forward; five backward, which makes the scores anew.
   const double flop = 4.0 * attended_pairs(s, window, origin) * static_cast<double>(s.c);
-  return tape.record(std::move(o), {home ? "attention (time)" : "attention (space)", s.c, flop, 2.5 * flop},
+  return tape.record(std::move(o), {around ? "attention (space)" : "attention (time)", s.c, flop, 2.5 * flop},
                      pull, margin);
 }
 

@@ -1,5 +1,6 @@
 #include "pluvia/train/precision.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -29,12 +30,16 @@ Tape::Keep keep_of(const TrainSettings& settings) {
   return settings.keep == "blocks" ? Tape::Keep::blocks : Tape::Keep::everything;
 }
 
-Index block_of(const Settings& settings) {
-  return settings.train.exact ? settings.parallel.block : 0;
+WholeBlocks whole_blocks(const Settings& settings) {
+  if (!settings.train.exact) return {};
+  const auto leads = static_cast<Index>(settings.target.leads_hours.size());
+  const Index frames = settings.parallel.block_frames;
+  return {settings.parallel.block, frames > 0 ? frames : std::max<Index>(settings.model.history, leads)};
 }
 
 GradientBlocks blocks_of(const Settings& settings, const Decomposition& tiles) {
-  return {block_of(settings), tiles.tile(0).height(), tiles.tile(0).width()};
+  const WholeBlocks blocks = whole_blocks(settings);
+  return {blocks.cells, tiles.tile(0).height(), tiles.tile(0).width(), blocks.frames};
 }
 
 } // namespace pluvia

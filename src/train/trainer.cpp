@@ -65,7 +65,7 @@ struct Sample {
   SampleInput input;
   std::vector<std::vector<float>> climatology;    ///< pi per lead
   std::vector<std::vector<float>> base;           ///< class probabilities per lead that the logits start from
-  std::vector<std::vector<std::int8_t>> observed; ///< per lead; empty where the window is outside the range
+  std::vector<std::vector<std::int8_t>> observed; ///< per lead of this rank; empty outside the range
 };
 
 class Training {
@@ -75,7 +75,7 @@ public:
         recent_(recent_weather_rule(settings)), train_(spans_to_train_on(settings.data)),
         validate_(spans_to_validate_on(settings.data)), index_(index_archive(world, settings.data.archive)),
         precision_(agree_precision(world, settings.train.precision)), grid_(share_out(world, settings)),
-        tiles_(grid_.tiles, layout(settings, index_.grid, grid_.tiles.size(), block_of(settings))),
+        tiles_(grid_.tiles, layout(settings, index_.grid, grid_.tiles.size(), whole_blocks(settings))),
         network_(make_network(settings)), parameters_(network_.parameters().all()),
         adam_(make_adam(parameters_)),
         sampler_(index_, rule_, tiles_.tile(0),
@@ -88,6 +88,9 @@ public:
 private:
   void prepare();
   std::vector<float> cell_areas() const;
+  /// The leads that this rank works on, counted among all of them.
+  Span leads() const { return tiles_.leads(static_cast<Index>(rule_.leads.size())); }
+  std::size_t first_lead() const { return static_cast<std::size_t>(leads().from); }
   bool resume(const RunFolder& folder);
   void restore(const Checkpoint& checkpoint, const std::string& path);
   void roll_back(std::int64_t diverged_at);
@@ -128,9 +131,9 @@ private:
   void calibrate_best();
   Checkpoint snapshot(std::int64_t step) const;
   void save(const std::string& path, const Checkpoint& checkpoint) {
-    together(world_, [&] { // all replicas hold the same
-      if (grid_.replica == 0)
-        write_checkpoint(grid_.tiles, path, checkpoint, tiles_.domain(0), tiles_.tile(0));
+    together(world_, [&] { // all replicas hold the same, and all parts of a tile
+      if (grid_.replica == 0 && tiles_.part() == 0)
+        write_checkpoint(tiles_.space(), path, checkpoint, tiles_.domain(0), tiles_.tile(0));
     });
   }
   void note(const nlohmann::ordered_json& line);
@@ -170,19 +173,19 @@ void Training::prepare() {
   if (train_ != std::vector{parse_span(settings_.data.train)})
     log_.info("data.train is used without what it shares with data.validate and data.test");
   const Rect tile = tiles_.tile(0), domain = tiles_.domain(0);
-  normalisation_ = sampler_.measure(grid_.tiles, train_);
+  normalisation_ = sampler_.measure(tiles_.space(), train_);
   const std::vector<float> areas = row_areas(index_.grid);
   row_area_.assign(areas.begin() + tile.y0, areas.begin() + tile.y1);
   static_assert(Climatology::smoothing_radius >= RecentWeather::reach);
   const bool regression = settings_.model.base == "regression";
   ArchiveReader wide(index_, Climatology::grown(tile, domain),
                      regression ? reader_cache_bytes(settings_, true) : std::size_t{64} << 20);
-  climatology_ = Climatology::count(grid_.tiles, wide, tile, rule_.rain, rule_.thresholds_mm, train_);
+  climatology_ = Climatology::count(tiles_.space(), wide, tile, rule_.rain, rule_.thresholds_mm, train_);
   hourly_ = finish(*climatology_);
   if (regression) {
-    regressions_ =
-        fit_pooled_regression(grid_.tiles, pooled_rows(grid_.tiles, log_, wide, recent_, *climatology_,
-                                                       settings_.target.leads_hours, cell_areas(), train_));
+    regressions_ = fit_pooled_regression(tiles_.space(),
+                                         pooled_rows(tiles_.space(), log_, wide, recent_, *climatology_,
+                                                     settings_.target.leads_hours, cell_areas(), train_));
     surroundings_ = std::move(wide);
   }
   // Samples need their history in the archive; what is missing inside it is a missing frame.
@@ -211,9 +214,12 @@ Sample Training::sample(std::size_t number, Time init, const std::vector<TimeSpa
                         const DayDraw* days) {
   Sample s;
   s.number = number;
-  for (Time lead : rule_.leads) {
-    const Time end = init + lead;
-    s.climatology.push_back(days ? climatology_->probabilities_without(end, *days) : hourly_.at(end));
+  for (Time lead : rule_.leads)
+    s.climatology.push_back(days ? climatology_->probabilities_without(init + lead, *days)
+                                 : hourly_.at(init + lead));
+  const Span own = leads();
+  for (Index lead = own.from; lead < own.to; ++lead) {
+    const Time end = init + rule_.leads[static_cast<std::size_t>(lead)];
     s.observed.push_back(hold_window(spans, end, rule_.rain.window) ? sampler_.observed(end)
                                                                     : std::vector<std::int8_t>{});
   }
@@ -221,7 +227,8 @@ Sample Training::sample(std::size_t number, Time init, const std::vector<TimeSpa
                ? s.climatology
                : regression_base(regressions_, recent_weather(*surroundings_, recent_, tiles_.tile(0), init),
                                  s.climatology);
-  s.input = sampler_.input(init, normalisation_, s.base, network_.input_margin());
+  s.input = sampler_.input(init, normalisation_, s.base, network_.input_margin(),
+                           tiles_.frames(static_cast<Index>(rule_.history)));
   return s;
 }
 
@@ -251,10 +258,11 @@ Training::Weighing Training::weigh(const Communicator& comm, std::span<const Sam
   const std::size_t leads = rule_.leads.size();
   std::vector<FixedSum> areas(size * leads);
   for (const Sample& s : samples)
-    for (std::size_t lead = 0; lead < leads; ++lead)
-      for (std::size_t i = 0; i < s.observed[lead].size(); ++i)
-        if (s.observed[lead][i] >= 0)
-          areas[s.number * leads + lead].add(row_area_[i / static_cast<std::size_t>(tile.width())]);
+    for (std::size_t l = 0; l < s.observed.size(); ++l)
+      for (std::size_t i = 0; i < s.observed[l].size(); ++i)
+        if (s.observed[l][i] >= 0)
+          areas[s.number * leads + first_lead() + l].add(
+              row_area_[i / static_cast<std::size_t>(tile.width())]);
   all_reduce(comm, areas);
   Weighing out;
   for (const FixedSum& area : areas) out.areas.push_back(area.value());
@@ -266,13 +274,13 @@ Target Training::target_of(const Sample& sample, const std::vector<double>& area
   const Rect tile = tiles_.tile(0);
   const std::size_t leads = rule_.leads.size(), cells = static_cast<std::size_t>(tile.cells());
   Target target;
-  for (std::size_t lead = 0; lead < leads; ++lead) {
-    const auto& observed = sample.observed[lead];
+  for (std::size_t l = 0; l < sample.observed.size(); ++l) {
+    const auto& observed = sample.observed[l];
     if (observed.empty())
       target.classes.insert(target.classes.end(), cells, std::int8_t{-1});
     else
       target.classes.insert(target.classes.end(), observed.begin(), observed.end());
-    const double area = areas[sample.number * leads + lead];
+    const double area = areas[sample.number * leads + first_lead() + l];
     for (float row : row_area_)
       target.weights.push_back(area > 0 ? static_cast<float>(row / (pairs * area)) : 0.0F);
   }
@@ -333,7 +341,9 @@ Training::Validation Training::validate() {
     if (weighing.pairs == 0) return;
     const Target target = target_of(one, weighing.areas, 1.0);
     Tape tape(Tape::Mode::forget);
-    const Var climatology = Tape::leaf(log_base(one.climatology, tiles_.tile(0), rule_.classes()));
+    const Var climatology =
+        Tape::leaf(log_base(std::span(one.climatology).subspan(first_lead(), one.observed.size()),
+                            tiles_.tile(0), rule_.classes()));
     losses[2 * i + 1] = ordinal_loss(climatology, target, tape);
     losses[2 * i] = ordinal_loss(
         predict(network_, tape, tiles_, std::move(one.input), one.base, rule_.classes()), target, tape);
@@ -378,12 +388,12 @@ void Training::calibrate_best() {
     const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes());
     const std::vector<float> p = exceedance_fields(logits->value);
     const std::size_t size = static_cast<std::size_t>(thresholds * tile.cells());
-    for (int lead = 0; lead < leads; ++lead) {
-      const auto l = static_cast<std::size_t>(lead);
+    for (std::size_t l = 0; l < s.observed.size(); ++l) {
       if (s.observed[l].empty()) continue;
-      forecasts.push_back({lead,
-                           (validation_init(i, n) + rule_.leads[l]) / (6 * 3600),
-                           exceedance(s.base[l], rule_.classes()),
+      const std::size_t lead = first_lead() + l;
+      forecasts.push_back({static_cast<int>(lead),
+                           (validation_init(i, n) + rule_.leads[lead]) / (6 * 3600),
+                           exceedance(s.base[lead], rule_.classes()),
                            {p.begin() + static_cast<std::ptrdiff_t>(l * size),
                             p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
                            s.observed[l]});
@@ -445,7 +455,7 @@ bool Training::resume(const RunFolder& folder) {
     }
     path = *found;
   }
-  const Checkpoint c = read_checkpoint(grid_.tiles, path, tiles_.tile(0));
+  const Checkpoint c = read_checkpoint(tiles_.space(), path, tiles_.tile(0));
   if (const std::string base = parse_settings(c.configuration, path, {}).model.base;
       base != settings_.model.base)
     fail(ExitCode::data, path + " cannot be trained on", "its weights correct another base",
@@ -506,10 +516,10 @@ TrainOutcome Training::run() {
   prepare();
   const bool resumed = resume(folder);
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
-  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{} x {} ranks, {}{}",
+  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{}, {}{}",
                         network_.parameters().size(), inits_.size(), validation_inits_.size(),
                         grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "",
-                        tiles_.tiling().rows(), tiles_.tiling().cols(), name_of(precision_),
+                        describe(tiles_.partition()), name_of(precision_),
                         settings_.train.exact ? ", exact" : ""));
   const auto consider = [&](std::int64_t at_step) {
     const Validation v = validate();

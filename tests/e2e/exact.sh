@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # labels: bits
 # Training with train.exact: losses, gradient norms, weights, averages and optimiser state are the same bytes on any
-# process grid, with any number of threads and replicas, in f32 and in what the processor likes best; a run stopped on
-# one grid and gone on with on another ends with the same bytes; without it they differ.
+# process grid, with any number of threads, replicas and parts of the frames, in f32 and in what the processor likes
+# best; a run stopped on one grid and gone on with on another ends with the same bytes; without it they differ.
 #   exact.sh          8 steps on 1, 2, 3, 4, 6 and 8 ranks
 #   exact.sh --all    50 steps, every rows x cols
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
@@ -20,8 +20,8 @@ if [ "${1:-}" = --all ]; then steps=50 all=true; fi
 small_archive 61 53
 
 train() { # NAME RANKS KEY=VALUE ...
-  run "$2" train deck.yaml train.exact=true parallel.block=8 model.head_init=random train.batch=2 train.dropout=0.1 \
-    train.steps="$steps" train.validate_every=4 train.checkpoint_every="$steps" train.output="$1" "${@:3}" >/dev/null 2>err ||
+  run "$2" train deck.yaml train.exact=true parallel.block=8 parallel.block_frames=1 model.head_init=random \
+    train.batch=2 train.dropout=0.1 train.steps="$steps" train.validate_every=4 train.checkpoint_every="$steps" train.output="$1" "${@:3}" >/dev/null 2>err ||
     { cat err; exit 1; }
 }
 same() { "$python" "$here/compare_checkpoints.py" "$@"; }
@@ -45,19 +45,23 @@ for precision in f32 auto; do
   done
 done
 
-# Replicas that share the samples of a step, with and without tiles: the same bytes.
-for shape in "2 1 1" "4 2 1" "6 1 3"; do
-  read -r ranks rows cols <<<"$shape"
-  train many "$ranks" train.precision=f32 parallel.replicas=2 parallel.rows="$rows" parallel.cols="$cols"
-  grep -q "2 replicas of $rows x $cols ranks" err
-  same "f32/$last" "many/$last" || { echo "2 replicas of $rows x $cols ranks"; exit 1; }
+# Replicas that share the samples of a step, frames and leads cut over ranks, with and without tiles: the same bytes.
+for shape in "2 1 1 1" "2 1 2 1" "2 1 1 3" "1 2 1 1" "1 2 1 2" "1 2 3 1" "2 2 1 2"; do
+  read -r replicas parts rows cols <<<"$shape"
+  train many $((replicas * parts * rows * cols)) train.precision=f32 parallel.replicas="$replicas" \
+    parallel.time="$parts" parallel.rows="$rows" parallel.cols="$cols"
+  named="$rows x $cols ranks"
+  [ "$parts" -eq 1 ] || named="$parts parts of the frames x $named"
+  [ "$replicas" -eq 1 ] || named="$replicas replicas of $named"
+  grep -q "$named" err
+  same "f32/$last" "many/$last" || { echo "$named"; exit 1; }
   same f32/checkpoint_best.h5 many/checkpoint_best.h5
   diff f32/log.jsonl many/log.jsonl
   rm -rf many
 done
 
-# Stopped on 2 ranks, gone on with on 3, with blocks made anew: the same bytes.
-train halves 2 train.precision=f32 train.checkpoint_every=4
+# Stopped on 2 ranks that share the frames, gone on with on 3 tiles, with blocks made anew: the same bytes.
+train halves 2 train.precision=f32 train.checkpoint_every=4 parallel.time=2
 rm "halves/$last" halves/checkpoint_best.h5
 train halves 3 train.precision=f32 train.from=halves/checkpoint_00000004.h5 train.keep=blocks
 same "f32/$last" "halves/$last"
@@ -81,6 +85,17 @@ for replicas in 2 3; do
   run 3 train deck.yaml train.batch=2 parallel.replicas=$replicas train.output=no >/dev/null 2>err || status=$?
   [ "$status" -eq 2 ] && [ "$(grep -c 'pluvia: .*replicas' err)" -eq 1 ] || { echo "status $status"; cat err; exit 1; }
 done
+# More parts than frames, than leads, than ranks divide into, and blocks that no cut of the frames may pass.
+refused() { # PATTERN RANKS KEY=VALUE ...
+  local status=0
+  run "$2" train deck.yaml train.output=no "${@:3}" >/dev/null 2>err || status=$?
+  [ "$status" -eq 2 ] && [ "$(grep -c "pluvia: .*$1" err)" -eq 1 ] && [ ! -e no ] ||
+    { echo "status $status"; cat err; exit 1; }
+}
+refused '3 frames cannot be shared out' 4 parallel.time=4
+refused '2 leads cannot be shared out' 3 parallel.time=3
+refused '3 ranks cannot be shared out' 3 parallel.time=2
+refused 'parallel.block_frames' 2 parallel.time=2 train.exact=true parallel.block=8
 status=0
 run 1 train deck.yaml train.exact=true parallel.block=6 train.output=no >/dev/null 2>err || status=$?
 [ "$status" -eq 2 ] && grep -q 'multiple' err || { echo "status $status"; cat err; exit 1; }

@@ -3,6 +3,7 @@
 // by standing between, and the memory that the tape holds between the passes, as the C library counts it.
 #include <malloc.h>
 
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,7 @@ struct Case {
   std::int64_t input_merge, skip_radius;
   Edge edge;
   Tape::Keep keep = Tape::Keep::everything;
+  int parts = 1; ///< of the frames, where the ranks can be shared out over them
 };
 
 class FootprintOf : public ::testing::TestWithParam<Case> {};
@@ -66,13 +68,16 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   const StUnetPorts ports{inputs, leads, classes};
   const Communicator world(MPI_COMM_WORLD);
   const int levels = levels_of(settings);
-  const GridShape shape = choose_grid_shape(c.ny, c.nx, levels, world.size());
-  Decomposition tiles(world, Tiling(c.ny, c.nx, levels, shape.rows, shape.cols, c.edge));
+  const int parts = std::gcd(c.parts, world.size());
+  const GridShape shape = choose_grid_shape(c.ny, c.nx, levels, world.size() / parts);
+  Decomposition tiles(world, {Tiling(c.ny, c.nx, levels, shape.rows, shape.cols, c.edge),
+                              TimeAxis(parts, frames, static_cast<Index>(leads.size()))});
   StUnet net(settings, ports, 1);
-  const Footprint planned = estimate_footprint(settings, ports, tiles.tiling(), world.rank(), c.keep);
+  const Footprint planned = estimate_footprint(settings, ports, tiles.partition(), world.rank(), c.keep);
 
   const Rect tile = tiles.tile(0);
-  const Index cells = tile.cells();
+  const Index cells = tile.cells(), own_frames = tiles.frames(frames).size(),
+              own_leads = tiles.leads(static_cast<Index>(leads.size())).size();
   std::int64_t before = 0, after = 0;
   for (int pass = 0; pass < 2; ++pass) { // the first one fills caches of plans
     Tape tape(Tape::Mode::record, Precision::f32, c.keep);
@@ -80,16 +85,15 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
     before = allocated_bytes();
     Var logits = net.forward(
         tape, tiles,
-        Tape::leaf(Tensor::zeros({1, frames, tile.height(), tile.width(), inputs}, net.input_margin())),
-        Tape::leaf(
-            Tensor::zeros({1, static_cast<Index>(leads.size()), tile.height(), tile.width(), classes})));
+        Tape::leaf(Tensor::zeros({1, own_frames, tile.height(), tile.width(), inputs}, net.input_margin())),
+        Tape::leaf(Tensor::zeros({1, own_leads, tile.height(), tile.width(), classes})));
     after = allocated_bytes();
     EXPECT_EQ(sent.messages, planned.forward.messages);
     EXPECT_EQ(sent.bytes, planned.forward.bytes);
 
     sent = {};
-    const std::vector<std::int8_t> observed(leads.size() * static_cast<std::size_t>(cells), 1);
-    const std::vector<float> weights(leads.size() * static_cast<std::size_t>(tile.height()), 1.0F);
+    const std::vector<std::int8_t> observed(static_cast<std::size_t>(own_leads * cells), 1);
+    const std::vector<float> weights(static_cast<std::size_t>(own_leads * tile.height()), 1.0F);
     ordinal_loss(logits, {observed, weights}, tape);
     tape.backward();
     EXPECT_EQ(sent.messages, planned.backward.messages);
@@ -107,7 +111,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"windowed", {-1}, 45, 52, 1, 1, Edge::closed},
                       Case{"joint", {0, 2}, 40, 48, 1, 0, Edge::periodic},
                       Case{"neighbourhood", {-1}, 64, 64, 2, 2, Edge::periodic},
-                      Case{"neighbourhood", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks}));
+                      Case{"neighbourhood", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks},
+                      Case{"joint", {-2, -1}, 40, 48, 1, 1, Edge::periodic, Tape::Keep::everything, 2},
+                      Case{"neighbourhood", {-1}, 45, 52, 2, 0, Edge::closed, Tape::Keep::everything, 2}));
 
 } // namespace
 } // namespace pluvia

@@ -45,6 +45,7 @@ float probability(std::size_t lead, std::size_t threshold, Index y, Index x) {
 
 ProductTile tile_of(const ProductHeader& h, const Rect& rect, bool with_logits) {
   ProductTile t;
+  t.leads = {0, static_cast<Index>(h.leads_hours.size())};
   t.tile = rect;
   const auto each = [&](std::size_t planes, std::vector<float>& out, auto value) {
     for (std::size_t lead = 0; lead < h.leads_hours.size(); ++lead)

@@ -255,7 +255,8 @@ TEST_F(Archived, AnUntrainedNetworkForecastsTheRegressionItStartsFrom) {
 
   StUnet network = make_network(settings);
   Sampler sampler(index, rule, part, plenty);
-  SampleInput input = sampler.input(init, sampler.measure(world, spans), base, network.input_margin());
+  SampleInput input = sampler.input(init, sampler.measure(world, spans), base, network.input_margin(),
+                                     {0, settings.model.history});
   for (std::size_t lead = 0; lead < 2; ++lead) {
     const float dry = std::clamp(base[lead][0], 1e-3F, 0.999F);
     EXPECT_EQ(input.features.cell(0, 0, 0, 0)[2 * 2 + 7 + lead], 0.5F * std::log((1 - dry) / dry));

@@ -31,6 +31,8 @@ public:
   void all_reduce(std::span<float> values, Reduce op) const;
   void all_reduce(std::span<double> values, Reduce op) const;
   void all_reduce(std::span<std::int64_t> values, Reduce op) const;
+  /// The bits that any rank has set.
+  void all_reduce_or(std::span<std::uint8_t> values) const;
   void broadcast(std::span<std::byte> bytes, int root) const;
   void broadcast(std::string& text, int root) const;
   void barrier() const;

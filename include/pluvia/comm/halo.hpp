@@ -4,25 +4,36 @@
 #include <vector>
 
 #include "pluvia/comm/communicator.hpp"
-#include "pluvia/comm/tiling.hpp"
+#include "pluvia/comm/partition.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
 
-/// Which cells one rank sends and receives so that its margins hold its neighbours' cells.
+/// Which cells of which frames one rank sends and receives so that its margins hold its neighbours'.
 /// Made from one rule (what a rank needs, given what it owns) that every rank evaluates for every other: no
 /// negotiation. Any rank may owe cells to any other, so a halo wider than a tile needs no special case.
 /// On a periodic x axis needed columns may lie outside [0, nx). A plain value.
 struct HaloPlan {
+  /// Frames of a piece that are all those of the tensor, however many.
+  static constexpr Span every_frame{0, -1};
   struct Piece {
     int peer;
-    Rect cells; ///< relative to the corner of this rank's tile; in the margins where received
+    Rect cells;  ///< relative to the corner of this rank's tile
+    Span frames; ///< relative to its first one; cells or frames lie in the margins where received
+    /// Of a tensor that has so many.
+    Span frames_of(Index all) const { return frames == every_frame ? Span{0, all} : frames; }
   };
   std::vector<Piece> sends, receives; ///< ascending peers, in an order both sides agree on
-  Margin margin;                      ///< of this rank, in y and x
-  Rect tile;
+  Margin margin;                      ///< of this rank
 };
-HaloPlan plan_halo(const Tiling& tiling, int level, int rank, const std::function<Rect(const Rect&)>& needed);
+
+/// What each part of a time axis owns and what it needs. Empty: its own frames or leads alone.
+struct TimeNeed {
+  std::function<Span(int part)> owned, needed;
+};
+/// needed: around a tile, which it contains.
+HaloPlan plan_halo(const Partition& partition, int level, int rank,
+                   const std::function<Rect(const Rect&)>& needed, const TimeNeed& time = {});
 
 /// What exchanges have cost a rank so far.
 struct HaloCost {
@@ -32,9 +43,9 @@ struct HaloCost {
 };
 
 /// Fills the margins of tensors from their owners: construct to start, finish() to complete, and work on the
-/// interior in between. Ghost cells outside the domain, and ghost frames, are set to zero. All tensors travel
-/// in one message per neighbour. Collective over `comm`: every rank of the tiling, the same tensors in the
-/// same order. The tensors must have the plan's margins in y and x.
+/// interior in between. Ghost cells outside the domain, and frames before the first or past the last, are set
+/// to zero. All tensors travel in one message per neighbour. Collective over `comm`: every rank of the
+/// partition, the same tensors in the same order. The tensors must have the plan's margins.
 class HaloExchange {
 public:
   /// The cost is added to `cost`, which like the plan must outlive the exchange.
@@ -57,7 +68,8 @@ private:
   bool finished_ = false;
 };
 
-/// Bytes that this rank sends in one exchange of `frames` frames of `channels` values, and to how many ranks.
+/// Bytes that this rank sends in one exchange of tensors of `frames` frames of `channels` values, and to how
+/// many ranks.
 struct HaloTraffic {
   std::int64_t bytes = 0;
   int messages = 0;

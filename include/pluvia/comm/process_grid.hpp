@@ -5,7 +5,8 @@
 
 namespace pluvia {
 
-/// How the ranks of a training share the work: as replicas of the whole domain, whose tiles lie over `tiles`.
+/// How the ranks of a training share the work: as replicas of the whole domain, whose tiles and frames lie
+/// over `tiles`.
 /// Replicas work on samples of their own and meet where gradients are summed.
 struct ProcessGrid {
   Communicator tiles; ///< the ranks of this replica

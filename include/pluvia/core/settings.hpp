@@ -60,8 +60,10 @@ struct ModelSettings {
 
 struct ParallelSettings {
   std::int64_t replicas = 1;       ///< in training
+  std::int64_t time = 1;           ///< ranks that share a tile
   std::int64_t rows = 0, cols = 0; ///< 0 = automatic
   std::int64_t block = 32;         ///< cells
+  std::int64_t block_frames = 0;   ///< 0 = all of them
   std::int64_t threads = 0;        ///< per rank; 0 = the node's cores shared out over its ranks
   bool operator==(const ParallelSettings&) const = default;
 };

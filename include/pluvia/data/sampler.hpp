@@ -7,6 +7,7 @@
 
 #include "pluvia/comm/communicator.hpp"
 #include "pluvia/core/settings.hpp"
+#include "pluvia/core/span.hpp"
 #include "pluvia/core/tensor.hpp"
 #include "pluvia/data/archive.hpp"
 #include "pluvia/data/time_spans.hpp"
@@ -42,8 +43,8 @@ std::vector<Time> initial_times(const SampleRule& rule, std::span<const TimeSpan
 
 /// The input of one forecast on one tile.
 struct SampleInput {
-  Tensor features;                   ///< [1, history, Y, X, channels]
-  std::vector<std::uint8_t> quality; ///< [Y x X], bits of input_quality
+  Tensor features;                   ///< [1, frames, Y, X, channels]
+  std::vector<std::uint8_t> quality; ///< [Y x X], bits of input_quality of these frames
 };
 namespace input_quality {
 constexpr std::uint8_t frame_missing = 1; ///< a whole frame of a predictor is not there
@@ -63,10 +64,11 @@ public:
   /// on any number of ranks. Collective. Throws a data Error when a predictor has no valid cell at all.
   Normalisation measure(const Communicator& comm, std::span<const TimeSpan> spans);
 
-  /// Features of the forecast that starts at `init`, given the class probabilities of each lead's window that
-  /// the network corrects ([height x width x classes]), with the margins that it wants.
+  /// Features of some of the history's frames of the forecast that starts at `init`, given the class
+  /// probabilities of each lead's window that the network corrects ([height x width x classes]), with the
+  /// margins that it wants.
   SampleInput input(Time init, const Normalisation& normalisation,
-                    const std::vector<std::vector<float>>& base, Margin margin);
+                    const std::vector<std::vector<float>>& base, Margin margin, Span frames);
 
   /// Classes of the rain in (init + lead - window, init + lead], [height x width]; -1 where unknown.
   std::vector<std::int8_t> observed(Time end);
@@ -81,6 +83,6 @@ private:
 };
 
 /// Logarithms of the class probabilities of each lead: [1, leads, Y, X, classes].
-Tensor log_base(const std::vector<std::vector<float>>& base, const Rect& tile, int classes);
+Tensor log_base(std::span<const std::vector<float>> base, const Rect& tile, int classes);
 
 } // namespace pluvia

@@ -5,6 +5,7 @@
 
 #include "pluvia/comm/communicator.hpp"
 #include "pluvia/comm/tiling.hpp"
+#include "pluvia/core/span.hpp"
 #include "pluvia/io/grid.hpp"
 #include "pluvia/io/netcdf.hpp"
 #include "pluvia/io/time.hpp"
@@ -29,6 +30,7 @@ enum QualityFlag : std::uint8_t { input_frame_missing = 1, input_pixel_missing =
 /// One rank's part of one forecast.
 struct ProductTile {
   Rect tile;
+  Span leads;                               ///< of this rank, among those of the header
   std::vector<float> probability;           ///< [leads x thresholds x height x width], 0..1
   std::vector<std::uint8_t> quality;        ///< [height x width], QualityFlag bits
   std::vector<float> logits;                ///< [leads x classes x height x width], or empty
@@ -49,7 +51,7 @@ void set_provenance(NcWriter& file, const ProductHeader& header, Time init);
 /// "pluvia_pop_iYYYYMMDDTHHMMZ.nc".
 std::string product_name(Time init);
 
-/// Writes one CF-1.11 / ACDD-1.3 NetCDF-4 file from all ranks' tiles: temporary name, then rename, so that a
+/// Writes one CF-1.11 / ACDD-1.3 NetCDF-4 file from the tiles and leads of all ranks: temporary name, then rename, so that a
 /// reader never sees half a file. Probabilities are rounded to three decimals, NaN = missing; logits are not
 /// rounded. The data are the same whatever the rank count; only date_created and history differ. Collective.
 /// Errors: failed when a probability is outside 0..1 or the file cannot be written; nothing is left behind.

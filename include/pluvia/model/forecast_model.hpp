@@ -11,9 +11,13 @@
 
 namespace pluvia {
 
-/// How the grid of an archive is cut for a model over ranks: parallel.rows and cols, or the squarest tiles.
-/// With a block > 0, tiles begin on whole blocks. Throws a usage Error when the ranks do not fit.
-Tiling layout(const Settings& settings, const Grid& grid, int ranks, Index block = 0);
+/// Blocks that a partition keeps whole, for exact training: cells along a side, frames or leads. 0: any cut.
+struct WholeBlocks {
+  Index cells = 0, frames = 0;
+};
+/// How the grid of an archive, its frames and leads are cut for a model over ranks: parallel.time, rows and
+/// cols, or the squarest tiles. Throws a usage Error when the ranks do not fit.
+Partition layout(const Settings& settings, const Grid& grid, int ranks, const WholeBlocks& blocks = {});
 
 /// What each reader of an archive may keep decoded, so that all readers of a rank stay below data.cache_mib:
 /// the samples' own and, where the base is a regression, that of the surroundings of the tile.
@@ -22,14 +26,14 @@ std::size_t reader_cache_bytes(const Settings& settings, bool regression);
 /// The network that the settings describe, freshly initialised from train.seed.
 StUnet make_network(const Settings& settings);
 
-/// Logits of one forecast: [1, leads, Y, X, classes]. `base` holds the class probabilities of each lead's
-/// window that they start from, the same as the input was made with; `dropout` and `probe` as StUnet::forward
+/// Logits of one forecast: [1, leads of this rank, Y, X, classes]. `base` holds the class probabilities of each
+/// lead's window, of all leads, that they start from, the same as the input was made with; `dropout` and `probe` as StUnet::forward
 /// takes them. Collective over tiles.comm().
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
             const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout = {},
             AttentionProbe* probe = nullptr);
 
-/// P(amount >= threshold) of every lead: [leads x thresholds x height x width], from logits. Local.
+/// P(amount >= threshold) of every lead of the logits: [leads x thresholds x height x width], from logits. Local.
 std::vector<float> exceedance_fields(const Tensor& logits);
 /// Parameters to and from a checkpoint's arrays "PREFIX/NAME". Throws a data Error when names or shapes
 /// differ.

@@ -6,7 +6,7 @@
 
 namespace pluvia {
 
-/// What one sample costs one rank of a tiling.
+/// What one sample costs one rank of a partition.
 struct Footprint {
   std::int64_t activation_bytes = 0; ///< kept from the forward for the backward pass
   std::int64_t inside_bytes = 0;     ///< of the largest block, when blocks are made anew one at a time
@@ -15,7 +15,7 @@ struct Footprint {
 
 /// Walks the network as StUnet::forward does and adds up what its operators keep and exchange, without
 /// allocating or communicating anything: for planning a run on ranks that are not there. Local.
-Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports, const Tiling& tiling,
-                             int rank, Tape::Keep keep = Tape::Keep::everything);
+Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports,
+                             const Partition& partition, int rank, Tape::Keep keep = Tape::Keep::everything);
 
 } // namespace pluvia

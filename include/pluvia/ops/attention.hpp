@@ -2,14 +2,10 @@
 #include <vector>
 
 #include "pluvia/core/order_free_sums.hpp"
+#include "pluvia/core/span.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
-
-/// Half-open range of indices.
-struct Span {
-  Index from = 0, to = 0;
-};
 
 /// Along one axis: which keys a query sees. Ranges rise with the query, in unwrapped global indices.
 struct AxisWindow {
@@ -40,13 +36,15 @@ struct AttentionWindow {
   AxisWindow t, y, x;
 };
 
-/// Where a tile lies: global index of its first row and column.
+/// Where a tile lies: global index of its first row and column, and of the first of its queries' frames and
+/// of its keys' (leads, where those ask).
 struct TileOrigin {
   Index y = 0, x = 0;
+  Index query_frame = 0, key_frame = 0;
 };
 
-/// q [B, Tq, Y, X, C], or [1, Tq, 1, 1, C] when all cells ask alike; k, v [B, Tk, Y, X, C] with margins that
-/// hold every key; o [B, Tq, Y, X, C]; log_sum [B, Tq, Y, X, C / 16] (log of the softmax normaliser). Local.
+/// q [B, Tq, Y, X, C], or [1, all leads, 1, 1, C] when all cells ask alike; k, v [B, Tk, Y, X, C] with margins
+/// that hold every key; o [B, Tq, Y, X, C]; log_sum [B, Tq, Y, X, C / 16] (log of the softmax normaliser). Local.
 void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
             TileOrigin origin, Tensor& o, Tensor& log_sum);
 
@@ -60,8 +58,9 @@ void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta);
 
 /// Gradients of this tile's queries (left out when dq is null), keys and values, in gather form: keys and
 /// values take what the queries around them give, so q, d_o, log_sum and delta need margins that hold every
-/// query that sees a key of this tile. Shared queries [1, Tq, 1, 1, C] sum over cells, rows in order, into dq;
-/// or, where they are given, cell by cell into shared_sums, and dq is left alone. Local.
+/// query that sees a key of this tile. Shared queries [1, all leads, 1, 1, C] sum over the tile's cells and
+/// leads, rows in order, into dq; or, where they are given, cell by cell into shared_sums, and dq is left
+/// alone. Local.
 void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
                       TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv,

@@ -6,59 +6,76 @@
 
 #include "pluvia/comm/communicator.hpp"
 #include "pluvia/comm/halo.hpp"
-#include "pluvia/comm/tiling.hpp"
+#include "pluvia/comm/partition.hpp"
 #include "pluvia/ops/attention.hpp"
 #include "pluvia/ops/conv3d.hpp"
 
 namespace pluvia {
 
-// The plans and windows of one rank of a tiling, without a communicator.
+// The plans and windows of one rank of a partition, without a communicator.
 
-/// The cells around a tile that a stencil reads; those outside the domain have no owner and stay zero.
-HaloPlan plan_stencil_halo(const Tiling& tiling, int level, int rank, const Stencil& stencil);
-/// The keys that a tile's queries see, and the queries that see a tile's keys.
-HaloPlan plan_key_halo(const Tiling& tiling, int level, int rank, const AxisWindow& y, const AxisWindow& x);
-HaloPlan plan_query_halo(const Tiling& tiling, int level, int rank, const AxisWindow& y, const AxisWindow& x);
+/// The cells and frames around a rank's own that a stencil reads; those outside the domain have no owner and
+/// stay zero.
+HaloPlan plan_stencil_halo(const Partition& partition, int level, int rank, const Stencil& stencil);
+/// The keys that a rank's queries see, and the queries that see a rank's keys.
+HaloPlan plan_key_halo(const Partition& partition, int level, int rank, const AttentionWindow& window);
+HaloPlan plan_query_halo(const Partition& partition, int level, int rank, const AttentionWindow& window);
 /// Windows of an axis of a level: `radius` cells around (wrapped where the axis closes), or aligned blocks.
 AxisWindow around_y(const Tiling& tiling, int level, Index radius);
 AxisWindow around_x(const Tiling& tiling, int level, Index radius);
 AxisWindow block_y(const Tiling& tiling, int level, Index size);
 AxisWindow block_x(const Tiling& tiling, int level, Index size);
+/// True when no query looks beyond its own cell and the frames of its rank: decided alike on every rank.
+bool stays_home(const TimeAxis& time, const AttentionWindow& window);
 
-/// The tiles of one domain over the ranks of one communicator, with the halo plans its operators need: each
-/// is made once. Row-major: rank = row * cols + col.
+/// The tiles and frames of one domain over the ranks of one communicator, with the halo plans its operators
+/// need: each is made once.
 class Decomposition {
 public:
-  /// `comm` must outlive it and have tiling.ranks() ranks.
-  Decomposition(const Communicator& comm, Tiling tiling);
+  /// `comm` must outlive it and have partition.ranks() ranks. Collective.
+  Decomposition(const Communicator& comm, Partition partition);
 
   const Communicator& comm() const { return comm_; }
-  const Tiling& tiling() const { return tiling_; }
-  Rect tile(int level) const { return tiling_.tile(comm_.rank(), level); }
-  Rect domain(int level) const { return tiling_.domain(level); }
+  /// The ranks that have the same frames, one for each tile; and those that have the same tile.
+  const Communicator& space() const { return space_; }
+  const Communicator& time() const { return time_; }
+  const Partition& partition() const { return partition_; }
+  const Tiling& tiling() const { return partition_.tiling; }
+  Rect tile(int level) const { return partition_.tile(comm_.rank(), level); }
+  Rect domain(int level) const { return tiling().domain(level); }
+  int part() const { return partition_.part(comm_.rank()); }
+  /// Of `all`, which a partition of several parts knows.
+  Span frames(Index all) const { return divided() ? partition_.frames(comm_.rank()) : Span{0, all}; }
+  Span leads(Index all) const { return divided() ? partition_.leads(comm_.rank()) : Span{0, all}; }
 
   /// The plans above for this rank, each made once.
   const HaloPlan& stencil_halo(int level, const Stencil& stencil);
-  const HaloPlan& key_halo(int level, const AxisWindow& y, const AxisWindow& x);
-  const HaloPlan& query_halo(int level, const AxisWindow& y, const AxisWindow& x);
+  const HaloPlan& key_halo(int level, const AttentionWindow& window);
+  const HaloPlan& query_halo(int level, const AttentionWindow& window);
 
-  /// Starts an exchange over all tiles, whose cost is booked below. Collective.
+  /// Starts an exchange over all ranks, whose cost is booked below. Collective.
   HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors) {
     return {plan, comm_, std::move(tensors), halo_cost_};
   }
   /// What the exchanges have cost this rank so far.
   const HaloCost& halo_cost() const { return halo_cost_; }
 
-  AxisWindow around_y(int level, Index radius) const { return pluvia::around_y(tiling_, level, radius); }
-  AxisWindow around_x(int level, Index radius) const { return pluvia::around_x(tiling_, level, radius); }
-  AxisWindow block_y(int level, Index size) const { return pluvia::block_y(tiling_, level, size); }
-  AxisWindow block_x(int level, Index size) const { return pluvia::block_x(tiling_, level, size); }
+  AxisWindow around_y(int level, Index radius) const { return pluvia::around_y(tiling(), level, radius); }
+  AxisWindow around_x(int level, Index radius) const { return pluvia::around_x(tiling(), level, radius); }
+  AxisWindow block_y(int level, Index size) const { return pluvia::block_y(tiling(), level, size); }
+  AxisWindow block_x(int level, Index size) const { return pluvia::block_x(tiling(), level, size); }
+  /// All frames up to the query's, and all of them, where this rank holds `own`.
+  AxisWindow past(Index own) const { return {AxisWindow::Kind::past, 0, all_frames(own)}; }
+  AxisWindow every_frame(Index own) const { return {AxisWindow::Kind::all, 0, all_frames(own)}; }
 
 private:
-  using Key = std::tuple<int, int, Index, Index, Index, Index>;
+  using Key = std::tuple<int, int, Index, Index, Index, Index, Index, Index>;
   template <class Make> const HaloPlan& cached(const Key& key, Make&& make);
+  bool divided() const { return partition_.time.parts() > 1; }
+  Index all_frames(Index own) const { return divided() ? partition_.time.frames() : own; }
   const Communicator& comm_;
-  Tiling tiling_;
+  Partition partition_;
+  Communicator space_, time_;
   std::map<Key, HaloPlan> plans_;
   HaloCost halo_cost_;
 };

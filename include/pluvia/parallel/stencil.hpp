@@ -6,9 +6,9 @@
 
 namespace pluvia {
 
-// Operators that look beyond the tile: one tape node each, which exchanges its halo, and whose pull-back is
+// Operators that look beyond the tile and its frames: one tape node each, which exchanges its halo, and whose pull-back is
 // in gather form: it exchanges the halo of the output's gradient and each rank computes the whole gradient of
-// its own cells. Nothing is scattered or added across ranks, so the bits do not depend on the tiling.
+// its own cells. Nothing is scattered or added across ranks, so the bits do not depend on the partition.
 
 /// Convolution over all tiles: y = b + w * x (+ residual). x [B, T, Y, X, C_in] must carry margins of
 /// reach(stencil), which this fills; zeros lie outside the domain and before the first frame.
@@ -26,9 +26,10 @@ Margin key_margin(Decomposition& tiles, int level, const AttentionWindow& window
 using AttentionView =
     std::function<void(const Tensor& q, const Tensor& k, const AttentionWindow& window, TileOrigin origin)>;
 
-/// Attention over all tiles (see attend): q with query_margin, or [1, Tq, 1, 1, C] when all cells ask alike;
-/// k and v with key_margin, which this fills. Returns o [B, Tq, Y, X, C]. A view, where given, is shown them
-/// once. Collective over tiles.comm() unless the window is the cell itself.
+/// Attention over all tiles (see attend): q with query_margin, or [1, all leads, 1, 1, C] when all cells ask
+/// alike; k and v with key_margin, which this fills. Returns o [B, Tq, Y, X, C], Tq this rank's frames, or
+/// leads. A view, where given, is shown them
+/// once. Collective over tiles.comm() unless the window stays home.
 Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const Var& k, const Var& v,
               const AttentionWindow& window, const AttentionView& view = {});
 

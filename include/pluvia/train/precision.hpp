@@ -5,6 +5,7 @@
 #include "pluvia/ad/tape.hpp"
 #include "pluvia/core/precision.hpp"
 #include "pluvia/core/settings.hpp"
+#include "pluvia/model/forecast_model.hpp"
 #include "pluvia/parallel/decomposition.hpp"
 
 namespace pluvia {
@@ -18,9 +19,8 @@ const char* name_of(Precision precision);
 /// What train.keep ("everything" or "blocks") means to a tape.
 Tape::Keep keep_of(const TrainSettings& settings);
 
-/// Finest cells along the side of the blocks that gradients are summed in: parallel.block with train.exact,
-/// else 0.
-Index block_of(const Settings& settings);
+/// The blocks that gradients are summed in with train.exact: parallel.block and block_frames. Without, none.
+WholeBlocks whole_blocks(const Settings& settings);
 
 /// Those blocks on the tile of `tiles`.
 GradientBlocks blocks_of(const Settings& settings, const Decomposition& tiles);
