@@ -5,6 +5,7 @@
 #include "pluvia/ops/linear.hpp"
 #include "pluvia/ops/norm.hpp"
 #include "pluvia/ops/pointwise.hpp"
+#include "pluvia/parallel/recurrence.hpp"
 
 namespace pluvia {
 
@@ -51,12 +52,29 @@ Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int le
   return conv3d(tape, tiles, level, a, *block.second.weight, *block.second.bias, block.second.stencil, x);
 }
 
+Recurrence make_recurrence(ParameterSet& set, const std::string& name, Index c) {
+  Recurrence core{.input = make_linear(set, name + ".input", c, 4 * c, Init::xavier)};
+  // Memory that is kept until training teaches otherwise (Jozefowicz et al. 2015).
+  for (Index i = c; i < 2 * c; ++i) core.input.bias->value.cell(0, 0, 0, 0)[i] = 1.0F;
+  core.weight =
+      &set.add_weight(name + ".state.weight", {1, 1, 1, c, 4 * c}, 1 / std::sqrt(static_cast<double>(c)));
+  return core;
+}
+
+Var forward(const Recurrence& core, Tape& tape, Decomposition& tiles, const Var& x) {
+  return recurrence(tape, tiles, apply(tape, core.input, x), *core.weight);
+}
+
 SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index c,
-                                     const AttentionSettings& settings) {
+                                     const ModelSettings& model) {
+  const AttentionSettings& settings = model.attention;
   SpaceTimeBlock block{.settings = settings, .norm = make_norm(set, name + ".norm", c)};
   block.spatial = make_heads(set, name + ".spatial", c);
   if (settings.form != "joint") {
-    block.temporal = make_heads(set, name + ".temporal", c);
+    if (model.temporal_core == "recurrent")
+      block.recurrence.push_back(make_recurrence(set, name + ".temporal", c));
+    else
+      block.temporal = make_heads(set, name + ".temporal", c);
     block.gate_spatial = make_linear(set, name + ".gate_spatial", c, c, Init::xavier);
     block.gate_temporal = make_linear(set, name + ".gate_temporal", c, c, Init::xavier);
   }
@@ -85,8 +103,10 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
   } else {
     const Var spatial = attend_with(tape, tiles, level, block.spatial, n, {own, y, x_axis},
                                     watch(probe, AttentionKind::spatial, level));
-    const Var temporal = attend_with(tape, tiles, level, block.temporal, n, {past, own, own},
-                                     watch(probe, AttentionKind::temporal, level));
+    const Var temporal = block.recurrence.empty()
+                             ? attend_with(tape, tiles, level, block.temporal, n, {past, own, own},
+                                           watch(probe, AttentionKind::temporal, level))
+                             : forward(block.recurrence[0], tape, tiles, n);
     const Var gate = apply(tape, block.gate_temporal, temporal, apply(tape, block.gate_spatial, spatial));
     if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
     mixed = blend(tape, gate, spatial, temporal);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "pluvia/parallel/recurrence.hpp"
+
 namespace pluvia {
 
 namespace {
@@ -67,7 +69,22 @@ public:
     keep(level, frames_out, heads, query_margin);
   }
 
-  void space_time_block(int level, Index frames, Index c, const AttentionSettings& form) {
+  void recurrence(int level, Index frames, Index c) {
+    keep(level, frames, 4 * c);          // input
+    keep(level, frames, 4 * c);          // gates
+    keep(level, frames, c, {.t_lo = 1}); // memory
+    keep(level, frames, 2 * c);          // hidden values before and after
+    const TimeAxis& axis = partition_.time;
+    const int part = partition_.part(rank_);
+    const Rect tile = partition_.tile(rank_, level);
+    const auto strips = static_cast<int>(recurrence_strips(tile.height()).size());
+    const HaloTraffic state{2 * tile.cells() * c * static_cast<Index>(sizeof(float)), strips};
+    if (part + 1 < axis.parts()) add(total_.forward, state);
+    if (part > 0) add(total_.backward, state);
+  }
+
+  void space_time_block(int level, Index frames, Index c, const ModelSettings& model) {
+    const AttentionSettings& form = model.attention;
     const AxisWindow own{AxisWindow::Kind::own, 0, 0},
         past{AxisWindow::Kind::past, 0, partition_.time.frames()};
     const Tiling& tiling = partition_.tiling;
@@ -78,7 +95,10 @@ public:
                windowed ? block_y(tiling, level, form.window) : around_y(tiling, level, form.radius),
                windowed ? block_x(tiling, level, form.window) : around_x(tiling, level, form.radius)});
     if (!joint) {
-      attention(level, frames, frames, c, Queries::own, {past, own, own});
+      if (model.temporal_core == "recurrent")
+        recurrence(level, frames, c);
+      else
+        attention(level, frames, frames, c, Queries::own, {past, own, own});
       keep(level, frames, 3 * c); // gate in two parts, blend
     }
     keep(level, frames, c);     // output
@@ -95,10 +115,12 @@ public:
   }
 
 private:
-  void send(HaloTraffic& traffic, const HaloPlan& plan, Index frames, Index channels) const {
-    const HaloTraffic more = halo_traffic(plan, rank_, frames, channels);
+  static void add(HaloTraffic& traffic, const HaloTraffic& more) {
     traffic.bytes += more.bytes;
     traffic.messages += more.messages;
+  }
+  void send(HaloTraffic& traffic, const HaloPlan& plan, Index frames, Index channels) const {
+    add(traffic, halo_traffic(plan, rank_, frames, channels));
   }
 
   const Partition& partition_;
@@ -134,7 +156,7 @@ Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& p
     });
     if (attends)
       walk.block(merged + l, frames, channels(l),
-                 [&] { walk.space_time_block(merged + l, frames, channels(l), settings.attention); });
+                 [&] { walk.space_time_block(merged + l, frames, channels(l), settings); });
     walk.block(merged + l, leads, channels(l),
                [&] { walk.skip(merged + l, frames, leads, channels(l), settings.skip_radius); });
     if (l + 1 < n) walk.keep(merged + l + 1, frames, 4 * channels(l) + channels(l + 1)); // merge and down

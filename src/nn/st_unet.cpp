@@ -27,6 +27,9 @@ bool has_attention(const ModelSettings& settings, int level) {
 
 StUnet::StUnet(const ModelSettings& settings, const StUnetPorts& ports, std::uint64_t seed)
     : settings_(settings), parameters_(seed), merged_(settings.input_merge == 2 ? 1 : 0) {
+  if (settings.attention.form == "joint" && settings.temporal_core == "recurrent")
+    fail(ExitCode::usage, "model.temporal_core: recurrent has no place in model.attention.form: joint",
+         "joint attention looks through space and time at once", "Choose another form, or attention.");
   const auto n = static_cast<int>(settings.channels.size());
   for (std::int64_t level : settings.attention.levels)
     if (level >= n || level < -n)
@@ -47,8 +50,7 @@ StUnet::StUnet(const ModelSettings& settings, const StUnetPorts& ports, std::uin
     const std::string name = "level" + std::to_string(l);
     Level level{.encode = make_residual_block(parameters_, name + ".encode", c, causal)};
     if (has_attention(settings, l))
-      level.attention.push_back(
-          make_space_time_block(parameters_, name + ".attention", c, settings.attention));
+      level.attention.push_back(make_space_time_block(parameters_, name + ".attention", c, settings));
     level.skip = make_skip_attention(parameters_, name + ".skip", c, settings.skip_radius, ports.lead_hours);
     if (l + 1 < n) {
       const Index next = settings.channels[static_cast<std::size_t>(l) + 1];

@@ -30,15 +30,16 @@ Tensor crop(const Tensor& from, const Part& part, const Margin& m) {
 } // namespace
 
 void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, const Tensor& x,
-                             const Tensor& dy, const Stencil& stencil, Parameter& weight, Parameter& bias) {
+                             const Tensor& dy, const Stencil& stencil, Parameter& weight, Parameter* bias) {
   if (!blocks) {
-    convolution_pull_weight(precision, x, dy, stencil, weight.grad, bias.grad.cell(0, 0, 0, 0));
+    convolution_pull_weight(precision, x, dy, stencil, weight.grad,
+                            bias ? bias->grad.cell(0, 0, 0, 0) : nullptr);
     return;
   }
   const Shape& s = dy.shape();
   const Index frames = blocks.frames > 0 ? blocks.frames : s.t, rows = blocks.rows(s.y),
               columns = blocks.columns(s.x);
-  Tensor dw(weight.value.shape()), db(bias.value.shape());
+  Tensor dw(weight.value.shape()), db({1, 1, 1, 1, s.c});
   constexpr std::size_t piece = 16384;
   const std::size_t pieces = (dw.storage().size() + piece - 1) / piece;
   for (Index b = 0; b < s.b; ++b)
@@ -55,7 +56,7 @@ void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, 
             const std::size_t first = static_cast<std::size_t>(i) * piece;
             weight.sums.add(first, dw.storage().subspan(first, std::min(piece, dw.storage().size() - first)));
           });
-          bias.sums.add(0, db.storage());
+          if (bias) bias->sums.add(0, db.storage());
         }
 }
 

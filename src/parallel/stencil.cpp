@@ -36,7 +36,7 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   const auto pull = [&tiles, level, precision, blocks = tape.blocks(), x, &weight, &bias, stencil,
                      residual](Node& node) {
     HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad});
-    pull_convolution_weight(blocks, precision, x->value, node.grad, stencil, weight, bias);
+    pull_convolution_weight(blocks, precision, x->value, node.grad, stencil, weight, &bias);
     exchange.finish();
     if (x->needs_grad) {
       const GradientSlot dx = gradient_slot(*x);

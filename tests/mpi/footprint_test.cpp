@@ -49,6 +49,7 @@ struct Case {
   Edge edge;
   Tape::Keep keep = Tape::Keep::everything;
   int parts = 1; ///< of the frames, where the ranks can be shared out over them
+  std::string core = "attention";
 };
 
 class FootprintOf : public ::testing::TestWithParam<Case> {};
@@ -65,6 +66,7 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   settings.input_merge = c.input_merge;
   settings.skip_radius = c.skip_radius;
   settings.head_init = "random";
+  settings.temporal_core = c.core;
   const StUnetPorts ports{inputs, leads, classes};
   const Communicator world(MPI_COMM_WORLD);
   const int levels = levels_of(settings);
@@ -107,13 +109,15 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
 
 INSTANTIATE_TEST_SUITE_P(
     Networks, FootprintOf,
-    ::testing::Values(Case{"neighbourhood", {-2, -1}, 45, 52, 1, 0, Edge::closed},
-                      Case{"windowed", {-1}, 45, 52, 1, 1, Edge::closed},
-                      Case{"joint", {0, 2}, 40, 48, 1, 0, Edge::periodic},
-                      Case{"neighbourhood", {-1}, 64, 64, 2, 2, Edge::periodic},
-                      Case{"neighbourhood", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks},
-                      Case{"joint", {-2, -1}, 40, 48, 1, 1, Edge::periodic, Tape::Keep::everything, 2},
-                      Case{"neighbourhood", {-1}, 45, 52, 2, 0, Edge::closed, Tape::Keep::everything, 2}));
+    ::testing::Values(
+        Case{"neighbourhood", {-2, -1}, 45, 52, 1, 0, Edge::closed},
+        Case{"windowed", {-1}, 45, 52, 1, 1, Edge::closed},
+        Case{"joint", {0, 2}, 40, 48, 1, 0, Edge::periodic},
+        Case{"neighbourhood", {-1}, 64, 64, 2, 2, Edge::periodic},
+        Case{"neighbourhood", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks},
+        Case{"joint", {-2, -1}, 40, 48, 1, 1, Edge::periodic, Tape::Keep::everything, 2},
+        Case{"neighbourhood", {-1}, 45, 52, 2, 0, Edge::closed, Tape::Keep::everything, 2},
+        Case{"windowed", {-2, -1}, 45, 52, 1, 0, Edge::closed, Tape::Keep::everything, 2, "recurrent"}));
 
 } // namespace
 } // namespace pluvia

@@ -18,6 +18,7 @@
 #include "pluvia/ops/pointwise.hpp"
 #include "pluvia/ops/resample.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
+#include "pluvia/parallel/recurrence.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {
@@ -260,6 +261,13 @@ std::vector<Row> table() {
                   Row::Kind::nonlinear,
                   [](Tape& t, Decomposition&, const std::vector<Var>& in, std::vector<Parameter>&) {
                     return blend(t, in[0], in[1], in[2]);
+                  }});
+  rows.push_back({"recurrence",
+                  {{1, 3, 64}},
+                  {{1, 1, 1, 16, 64}},
+                  Row::Kind::nonlinear,
+                  [](Tape& t, Decomposition& tiles, const std::vector<Var>& in, std::vector<Parameter>& p) {
+                    return recurrence(t, tiles, in[0], p[0]);
                   }});
   for (const char* form : {"temporal", "neighbourhood", "windowed", "joint", "lead", "lead_around"})
     for (int level : {0, 2}) rows.push_back(attention_row(form, level));

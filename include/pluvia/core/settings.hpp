@@ -52,6 +52,7 @@ struct ModelSettings {
   std::vector<std::int64_t> channels{16, 32, 64};
   std::int64_t input_merge = 1; ///< 1 | 2: cells merged before the first level, each way
   AttentionSettings attention;
+  std::string temporal_core = "attention"; ///< attention | recurrent: beside spatial attention
   std::int64_t skip_radius = 0;     ///< cells around a cell that a lead-time query looks at
   std::string head_init = "zero";   ///< zero | random
   std::string base = "climatology"; ///< climatology | regression: what the logits start from

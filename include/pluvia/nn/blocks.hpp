@@ -18,20 +18,31 @@ ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, In
 /// Collective over tiles.comm().
 Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x);
 
+/// Long short-term memory of each cell over its frames (see recur), fed by a linear layer.
+struct Recurrence {
+  LinearLayer input;           ///< C -> 4 C; its forget gates begin open
+  Parameter* weight = nullptr; ///< of the hidden values, C -> 4 C
+};
+Recurrence make_recurrence(ParameterSet& set, const std::string& name, Index channels);
+/// Collective over tiles.time().
+Var forward(const Recurrence& core, Tape& tape, Decomposition& tiles, const Var& x);
+
 /// Attention over time and space, fused by an adaptive gate, then a two-layer perceptron:
 /// n = LN(x); x += O(g spatial(n) + (1 - g) temporal(n)), g = sigmoid(W [spatial; temporal]); x +=
-/// MLP(LN(x)). In the joint form one attention over frames <= t and the spatial window replaces the two.
+/// MLP(LN(x)). In the joint form one attention over frames <= t and the spatial window replaces the two; a
+/// recurrence may stand for temporal attention.
 struct SpaceTimeBlock {
   AttentionSettings settings = {};
   struct Heads {
     LinearLayer q = {}, k = {}, v = {};
   };
   NormLayer norm = {}, mlp_norm = {};
-  Heads spatial = {}, temporal = {}; ///< temporal is unused in the joint form
+  Heads spatial = {}, temporal = {};       ///< temporal is unused in the joint form, and with
+  std::vector<Recurrence> recurrence = {}; ///< none or one
   LinearLayer gate_spatial = {}, gate_temporal = {}, output = {}, expand = {}, contract = {};
 };
 SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index channels,
-                                     const AttentionSettings& settings);
+                                     const ModelSettings& settings);
 /// A probe, where given, notes its weights and gate. Collective over tiles.comm().
 Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x,
             AttentionProbe* probe = nullptr);

@@ -57,8 +57,9 @@ public:
   HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors) {
     return {plan, comm_, std::move(tensors), halo_cost_};
   }
-  /// What the exchanges have cost this rank so far.
+  /// What exchanges have cost this rank so far; who sends otherwise books it here, too.
   const HaloCost& halo_cost() const { return halo_cost_; }
+  HaloCost& halo_cost() { return halo_cost_; }
 
   AxisWindow around_y(int level, Index radius) const { return pluvia::around_y(tiling(), level, radius); }
   AxisWindow around_x(int level, Index radius) const { return pluvia::around_x(tiling(), level, radius); }

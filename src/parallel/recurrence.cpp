@@ -1,0 +1,69 @@
+#include "pluvia/parallel/recurrence.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "pluvia/comm/relay.hpp"
+#include "pluvia/ops/recurrence.hpp"
+#include "pluvia/ops/weight_gradient.hpp"
+
+namespace pluvia {
+
+namespace {
+
+/// Takes the state of a strip from the part before, works on it and passes it on.
+template <class Work> void relay(Relay& line, const Shape& hidden, Index rows, Work&& work) {
+  CellState state = zero_state(hidden, rows);
+  const auto half = static_cast<std::ptrdiff_t>(state.hidden.storage().size());
+  std::vector<float> message(static_cast<std::size_t>(2 * half));
+  line.take(message);
+  std::copy_n(message.begin(), half, state.hidden.storage().begin());
+  std::copy_n(message.begin() + half, half, state.memory.storage().begin());
+  work(state);
+  std::ranges::copy(state.hidden.storage(), message.begin());
+  std::ranges::copy(state.memory.storage(), message.begin() + half);
+  line.pass(std::move(message));
+}
+
+} // namespace
+
+std::vector<Span> recurrence_strips(Index rows) {
+  const Index n = std::min<Index>(rows, 8);
+  std::vector<Span> out;
+  for (Index i = 0; i < n; ++i) out.push_back({rows * i / n, rows * (i + 1) / n});
+  return out;
+}
+
+Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight) {
+  Shape s = z->value.shape();
+  s.c /= 4;
+  // The matrix unit sums 32 values at once, as in linear().
+  const Precision precision = s.c < 32 ? Precision::f32 : tape.precision();
+  Tensor hidden(s);
+  auto record = std::make_shared<RecurrenceRecord>(make_recurrence_record(s));
+  {
+    Relay line(tiles.time(), Relay::Direction::up, tiles.halo_cost());
+    for (const Span rows : recurrence_strips(s.y))
+      relay(line, s, rows.size(), [&](CellState& state) {
+        recur(precision, z->value, weight.value, rows, state, *record, hidden);
+      });
+  }
+  const auto pull = [&tiles, precision, blocks = tape.blocks(), z, s, record, &weight](Node& node) {
+    Tensor dz(z->value.shape(), z->grad_margin);
+    {
+      Relay line(tiles.time(), Relay::Direction::down, tiles.halo_cost());
+      for (const Span rows : recurrence_strips(s.y))
+        relay(line, s, rows.size(), [&](CellState& state) {
+          recur_gradients(precision, node.grad, weight.value, rows, *record, state, dz);
+        });
+    }
+    pull_convolution_weight(blocks, precision, record->hidden_before, dz, {}, weight, nullptr);
+    accumulate(*z, std::move(dz));
+  };
+  Work work = convolution_work("recurrence", z->value.shape(), weight.value.shape(), true);
+  work.inputs = s.c;
+  return tape.record(std::move(hidden), work, pull);
+}
+
+} // namespace pluvia
