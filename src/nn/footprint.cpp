@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "pluvia/ops/linear_attention.hpp"
+
 namespace pluvia {
 
 namespace {
@@ -75,6 +77,12 @@ public:
               windowed ? block_x(tiling_, level, form.window) : around_x(tiling_, level, form.radius));
     if (form.form != "joint") {
       attention(level, frames, frames, c, Queries::own, own, own);
+      keep(level, frames, 3 * c); // gate in two parts, blend
+    }
+    if (form.global == "linear") {
+      keep(level, frames, 4 * c); // queries, keys, values, attention
+      total_.activation_bytes +=
+          domain_sums_shape({1, frames, 1, 1, c}).size() * static_cast<Index>(sizeof(float));
       keep(level, frames, 3 * c); // gate in two parts, blend
     }
     keep(level, frames, c);     // output

@@ -41,7 +41,7 @@ std::int64_t allocated_bytes() {
 }
 
 struct Case {
-  std::string form;
+  std::string form, global;
   std::vector<std::int64_t> levels;
   Index ny, nx;
   std::int64_t input_merge, skip_radius;
@@ -57,6 +57,7 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   settings.history = frames;
   settings.channels = {16, 32, 32};
   settings.attention.form = c.form;
+  settings.attention.global = c.global;
   settings.attention.levels = c.levels;
   settings.attention.radius = 2;
   settings.attention.window = 4;
@@ -103,11 +104,12 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
 
 INSTANTIATE_TEST_SUITE_P(
     Networks, FootprintOf,
-    ::testing::Values(Case{"neighbourhood", {-2, -1}, 45, 52, 1, 0, Edge::closed},
-                      Case{"windowed", {-1}, 45, 52, 1, 1, Edge::closed},
-                      Case{"joint", {0, 2}, 40, 48, 1, 0, Edge::periodic},
-                      Case{"neighbourhood", {-1}, 64, 64, 2, 2, Edge::periodic},
-                      Case{"neighbourhood", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks}));
+    ::testing::Values(
+        Case{"neighbourhood", "none", {-2, -1}, 45, 52, 1, 0, Edge::closed},
+        Case{"windowed", "linear", {-1}, 45, 52, 1, 1, Edge::closed},
+        Case{"joint", "linear", {0, 2}, 40, 48, 1, 0, Edge::periodic},
+        Case{"neighbourhood", "none", {-1}, 64, 64, 2, 2, Edge::periodic},
+        Case{"neighbourhood", "linear", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks}));
 
 } // namespace
 } // namespace pluvia
