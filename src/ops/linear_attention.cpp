@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <vector>
 
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/parallel_for.hpp"
@@ -33,26 +34,31 @@ Head feature(const float* u) {
 }
 
 /// d phi / du, from u and phi(u).
-Vec16 slope(const float* u, const Head& f) {
-  Head s;
-  for (int i = 0; i < n; ++i) s.v[i] = u[i] > 0 ? 1.0F : f.v[i];
-  return load(s);
+Vec16 slope(const float* u, Head f) {
+  for (int i = 0; i < n; ++i) {
+    const float value = f.v[i]; // read whether or not it is wanted: compilers make one vector operation of it
+    f.v[i] = u[i] > 0 ? 1.0F : value;
+  }
+  return load(f);
 }
 
-/// S and z, or their gradients, of some cells of one head.
-struct HeadSums {
-  Vec16 s[n], z = Vec16::zero();
-  HeadSums() { std::fill_n(s, n, Vec16::zero()); }
-  void add(const Head& row, const Vec16& column, const Vec16& to_z) {
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) s[i] = fma(Vec16::broadcast(row.v[i]), column, s[i]);
-    z = z + to_z;
-  }
-  void store(float* out) const {
-    for (int i = 0; i < n; ++i) s[i].store(out + i * n);
-    z.store(out + n * n);
-  }
+/// What a cell adds to S and z, or to their gradients: an outer product, and a vector.
+struct Terms {
+  Head row, column, z;
 };
+
+void add_up(const Terms* terms, Index cells, float* out) {
+  Vec16 s[n], z = Vec16::zero();
+  for (int i = 0; i < n; ++i) s[i] = Vec16::zero();
+  for (Index cell = 0; cell < cells; ++cell) {
+    const Terms& t = terms[cell];
+    const Vec16 column = load(t.column);
+    for (int i = 0; i < n; ++i) s[i] = fma(Vec16::broadcast(t.row.v[i]), column, s[i]);
+    z = z + load(t.z);
+  }
+  for (int i = 0; i < n; ++i) s[i].store(out + i * n);
+  z.store(out + n * n);
+}
 
 /// start + a M for the rows of a 16 x 16 matrix M.
 Vec16 product(const Head& a, const float* rows, Vec16 start = Vec16::zero()) {
@@ -69,19 +75,21 @@ struct Turned {
   }
 };
 
-/// Adds up the cells of a tile, which `of(b, t, y, x, channel, sums)` adds one by one, for every head.
+/// Adds up what the function `of(b, t, head)` makes of each cell (y, x) of a tile.
 template <class F> void sum_cells(const Shape& s, Index side, OrderFreeSums& sums, F&& of) {
   const Index heads = s.c / n;
   parallel_for(s.b * s.t * heads, [&](Index task) {
-    const auto cell = of(task / heads / s.t, task / heads % s.t, task % heads);
+    const auto terms_of = of(task / heads / s.t, task / heads % s.t, task % heads);
+    std::vector<Terms> terms(static_cast<std::size_t>(side * side));
+    float total[head_sums];
     for (Index y = 0; y < s.y; y += side)
       for (Index x = 0; x < s.x; x += side) {
-        HeadSums part;
+        Index cells = 0;
         for (Index iy = y; iy < std::min(y + side, s.y); ++iy)
-          for (Index ix = x; ix < std::min(x + side, s.x); ++ix) cell(iy, ix, part);
-        float terms[head_sums];
-        part.store(terms);
-        sums.add(static_cast<std::size_t>(task * head_sums), terms);
+          for (Index ix = x; ix < std::min(x + side, s.x); ++ix)
+            terms_of(iy, ix, terms[static_cast<std::size_t>(cells++)]);
+        add_up(terms.data(), cells, total);
+        sums.add(static_cast<std::size_t>(task * head_sums), total);
       }
   });
 }
@@ -100,9 +108,9 @@ Shape domain_sums_shape(const Shape& s) {
 
 void add_keys(const Tensor& k, const Tensor& v, Index side, OrderFreeSums& sums) {
   sum_cells(k.shape(), side, sums, [&](Index b, Index t, Index head) {
-    return [&k, &v, b, t, channel = head * n](Index y, Index x, HeadSums& part) {
-      const Head f = feature(k.cell(b, t, y, x) + channel);
-      part.add(f, Vec16::load(v.cell(b, t, y, x) + channel), load(f));
+    return [&k, &v, b, t, channel = head * n](Index y, Index x, Terms& out) {
+      out.row = out.z = feature(k.cell(b, t, y, x) + channel);
+      Vec16::load(v.cell(b, t, y, x) + channel).store(out.column.v);
     };
   });
 }
@@ -128,16 +136,16 @@ void pull_domain_queries(const Tensor& q, const Tensor& o, const Tensor& d_o, co
     const float* rows = sums.values.cell(b, t, 0, h);
     // With g = do / (phi(q) . z) and d = -g . o: dS = phi(q)' g, dz = d phi(q), dphi(q) = g S' + d z.
     return [&q, &o, &d_o, &dq, b, t, channel = h * n, turned = Turned(rows), z = Vec16::load(rows + n * n),
-            least = epsilon * sums.factor](Index y, Index x, HeadSums& part) {
+            least = epsilon * sums.factor](Index y, Index x, Terms& out) {
       const float* u = q.cell(b, t, y, x) + channel;
-      const Head f = feature(u);
-      const Vec16 inverse = Vec16::broadcast(1.0F / (sum(load(f) * z) + least));
+      out.row = feature(u);
+      const Vec16 f = load(out.row);
+      const Vec16 inverse = Vec16::broadcast(1.0F / (sum(f * z) + least));
       const Vec16 g = Vec16::load(d_o.cell(b, t, y, x) + channel) * inverse;
       const Vec16 d = Vec16::broadcast(-sum(g * Vec16::load(o.cell(b, t, y, x) + channel)));
-      part.add(f, g, d * load(f));
-      Head gradient;
-      g.store(gradient.v);
-      (product(gradient, turned.v, d * z) * slope(u, f)).store(dq.cell(b, t, y, x) + channel);
+      g.store(out.column.v);
+      (d * f).store(out.z.v);
+      (product(out.column, turned.v, d * z) * slope(u, out.row)).store(dq.cell(b, t, y, x) + channel);
     };
   });
 }
