@@ -20,4 +20,10 @@ void all_reduce(const Communicator& comm, std::span<FixedSum> sums) {
   }
 }
 
+void all_reduce(const Communicator& comm, OrderFreeSums& sums) {
+  if (comm.size() == 1) return;
+  sums.carry();
+  comm.all_reduce(sums.limbs(), Reduce::sum);
+}
+
 } // namespace pluvia

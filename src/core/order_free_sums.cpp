@@ -18,6 +18,13 @@ std::uint64_t integer(double with_whole) {
   return std::bit_cast<std::uint64_t>(with_whole) - std::bit_cast<std::uint64_t>(whole);
 }
 
+/// What the lower limb holds in whole units of the upper one goes there.
+void carry(std::int64_t& upper, std::int64_t& lower) {
+  upper =
+      static_cast<std::int64_t>(static_cast<std::uint64_t>(upper) + static_cast<std::uint64_t>(lower >> 39));
+  lower &= (std::int64_t{1} << 39) - 1;
+}
+
 } // namespace
 
 void OrderFreeSums::add(std::size_t first, std::span<const float> terms) {
@@ -42,17 +49,18 @@ void OrderFreeSums::add(const OrderFreeSums& other) {
                                           static_cast<std::uint64_t>(other.limbs_[i]));
 }
 
+void OrderFreeSums::carry() {
+  for (std::size_t i = 0; i < size_; ++i) pluvia::carry(limbs_[i], limbs_[size_ + i]);
+}
+
 void OrderFreeSums::round_to(std::span<float> out) const {
   assert(out.size() == size_);
   for (std::size_t i = 0; i < size_; ++i) {
-    // What the lower limb holds in whole units of the upper one goes there: equal sums have equal limbs.
-    const std::int64_t carry = limbs_[size_ + i] >> 39,
-                       rest = limbs_[size_ + i] & ((std::int64_t{1} << 39) - 1);
-    const auto upper =
-        static_cast<std::int64_t>(static_cast<std::uint64_t>(limbs_[i]) + static_cast<std::uint64_t>(carry));
+    std::int64_t upper = limbs_[i], lower = limbs_[size_ + i];
+    pluvia::carry(upper, lower); // equal sums have equal limbs
     out[i] = limbs_.back() != 0 ? std::numeric_limits<float>::quiet_NaN()
                                 : static_cast<float>(std::ldexp(static_cast<double>(upper), -24) +
-                                                     std::ldexp(static_cast<double>(rest), -63));
+                                                     std::ldexp(static_cast<double>(lower), -63));
   }
 }
 

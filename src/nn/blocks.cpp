@@ -5,6 +5,7 @@
 #include "pluvia/ops/linear.hpp"
 #include "pluvia/ops/norm.hpp"
 #include "pluvia/ops/pointwise.hpp"
+#include "pluvia/parallel/global_attention.hpp"
 #include "pluvia/parallel/recurrence.hpp"
 
 namespace pluvia {
@@ -78,6 +79,11 @@ SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name,
     block.gate_spatial = make_linear(set, name + ".gate_spatial", c, c, Init::xavier);
     block.gate_temporal = make_linear(set, name + ".gate_temporal", c, c, Init::xavier);
   }
+  if (settings.global == "linear") {
+    block.global = make_heads(set, name + ".global", c);
+    block.gate_global = make_linear(set, name + ".gate_global", c, c, Init::xavier);
+    block.gate_mixed = make_linear(set, name + ".gate_mixed", c, c, Init::xavier);
+  }
   block.output = make_linear(set, name + ".output", c, c, Init::xavier);
   block.mlp_norm = make_norm(set, name + ".mlp_norm", c);
   block.expand = make_linear(set, name + ".expand", c, 2 * c, Init::kaiming);
@@ -110,6 +116,12 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
     const Var gate = apply(tape, block.gate_temporal, temporal, apply(tape, block.gate_spatial, spatial));
     if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
     mixed = blend(tape, gate, spatial, temporal);
+  }
+  if (form.global == "linear") {
+    const Var global = global_attention(tape, tiles, level, apply(tape, block.global.q, n),
+                                        apply(tape, block.global.k, n), apply(tape, block.global.v, n));
+    const Var gate = apply(tape, block.gate_mixed, mixed, apply(tape, block.gate_global, global));
+    mixed = blend(tape, gate, global, mixed);
   }
   const Var attended = apply(tape, block.output, mixed, x);
   const Var hidden =

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "pluvia/ops/linear_attention.hpp"
 #include "pluvia/parallel/recurrence.hpp"
 
 namespace pluvia {
@@ -99,6 +100,12 @@ public:
         recurrence(level, frames, c);
       else
         attention(level, frames, frames, c, Queries::own, {past, own, own});
+      keep(level, frames, 3 * c); // gate in two parts, blend
+    }
+    if (form.global == "linear") {
+      keep(level, frames, 4 * c); // queries, keys, values, attention
+      total_.activation_bytes +=
+          domain_sums_shape({1, frames, 1, 1, c}).size() * static_cast<Index>(sizeof(float));
       keep(level, frames, 3 * c); // gate in two parts, blend
     }
     keep(level, frames, c);     // output

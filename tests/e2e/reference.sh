@@ -20,11 +20,12 @@ number=0
 # case NY NX key=value...
 case_of() { number=$((number + 1)); "$make_case" "case$number.safetensors" "$1" "$2" model.yaml "${@:3}"; }
 case_of 19 22 model.attention.form=windowed
-case_of 19 22 model.attention.form=windowed model.input_merge=2 model.attention.levels=0,2 model.attention.window=3
-case_of 19 22 model.attention.form=neighbourhood model.skip_radius=1
+case_of 19 22 model.attention.form=windowed model.input_merge=2 model.attention.levels=0,2 model.attention.window=3 \
+  model.attention.global=linear
+case_of 19 22 model.attention.form=neighbourhood model.skip_radius=1 model.attention.global=linear
 case_of 21 17 model.attention.form=neighbourhood model.input_merge=2 model.attention.radius=3
 case_of 13 14 model.attention.form=joint model.skip_radius=1 model.input_merge=2
-case_of 13 14 model.attention.form=joint
+case_of 13 14 model.attention.form=joint model.attention.global=linear
 OMP_NUM_THREADS=2 "$python" "$tools/compare.py" case?.safetensors
 
 # The comparison notices another network: windows of 5 instead of 4 cells.

@@ -42,7 +42,7 @@ std::int64_t allocated_bytes() {
 }
 
 struct Case {
-  std::string form;
+  std::string form, global;
   std::vector<std::int64_t> levels;
   Index ny, nx;
   std::int64_t input_merge, skip_radius;
@@ -60,6 +60,7 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   settings.history = frames;
   settings.channels = {16, 32, 32};
   settings.attention.form = c.form;
+  settings.attention.global = c.global;
   settings.attention.levels = c.levels;
   settings.attention.radius = 2;
   settings.attention.window = 4;
@@ -110,14 +111,14 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
 INSTANTIATE_TEST_SUITE_P(
     Networks, FootprintOf,
     ::testing::Values(
-        Case{"neighbourhood", {-2, -1}, 45, 52, 1, 0, Edge::closed},
-        Case{"windowed", {-1}, 45, 52, 1, 1, Edge::closed},
-        Case{"joint", {0, 2}, 40, 48, 1, 0, Edge::periodic},
-        Case{"neighbourhood", {-1}, 64, 64, 2, 2, Edge::periodic},
-        Case{"neighbourhood", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks},
-        Case{"joint", {-2, -1}, 40, 48, 1, 1, Edge::periodic, Tape::Keep::everything, 2},
-        Case{"neighbourhood", {-1}, 45, 52, 2, 0, Edge::closed, Tape::Keep::everything, 2},
-        Case{"windowed", {-2, -1}, 45, 52, 1, 0, Edge::closed, Tape::Keep::everything, 2, "recurrent"}));
+        Case{"neighbourhood", "none", {-2, -1}, 45, 52, 1, 0, Edge::closed},
+        Case{"windowed", "linear", {-1}, 45, 52, 1, 1, Edge::closed},
+        Case{"joint", "linear", {0, 2}, 40, 48, 1, 0, Edge::periodic},
+        Case{"neighbourhood", "none", {-1}, 64, 64, 2, 2, Edge::periodic},
+        Case{"neighbourhood", "linear", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks},
+        Case{"joint", "none", {-2, -1}, 40, 48, 1, 1, Edge::periodic, Tape::Keep::everything, 2},
+        Case{"neighbourhood", "linear", {-1}, 45, 52, 2, 0, Edge::closed, Tape::Keep::everything, 2},
+        Case{"windowed", "none", {-2, -1}, 45, 52, 1, 0, Edge::closed, Tape::Keep::everything, 2, "recurrent"}));
 
 } // namespace
 } // namespace pluvia

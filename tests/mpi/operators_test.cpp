@@ -17,6 +17,7 @@
 #include "pluvia/ops/norm.hpp"
 #include "pluvia/ops/pointwise.hpp"
 #include "pluvia/ops/resample.hpp"
+#include "pluvia/parallel/global_attention.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/parallel/recurrence.hpp"
 #include "pluvia/parallel/stencil.hpp"
@@ -69,6 +70,16 @@ Rect place(const Field& f, Decomposition& tiles) {
 }
 Rect whole(const Field& f, Decomposition& tiles) {
   return f.where == Field::Where::shared ? Rect{0, 1, 0, 1} : tiles.domain(f.level);
+}
+
+Tensor random_tensor(const Field& f, Decomposition& tiles, std::uint64_t stream) {
+  const Shape s = extents(f, tiles);
+  Tensor out(s, f.margin(tiles));
+  const Rect tile = place(f, tiles), domain = whole(f, tiles);
+  for_elements(s, [&](Index b, Index t, Index y, Index x, Index c) {
+    out.cell(b, t, y, x)[c] = element(stream, s, tile, domain, b, t, y, x, c);
+  });
+  return out;
 }
 
 struct Outcome {
@@ -271,6 +282,23 @@ std::vector<Row> table() {
                   }});
   for (const char* form : {"temporal", "neighbourhood", "windowed", "joint", "lead", "lead_around"})
     for (int level : {0, 2}) rows.push_back(attention_row(form, level));
+  for (int level : {0, 2})
+    rows.push_back({"attention_global_level" + std::to_string(level),
+                    {{level, 2, 32}, {level, 2, 32}, {level, 2, 32}},
+                    {},
+                    Row::Kind::nonlinear,
+                    [=](Tape& t, Decomposition& tiles, const std::vector<Var>& in, std::vector<Parameter>&) {
+                      return global_attention(t, tiles, level, in[0], in[1], in[2]);
+                    }});
+  rows.push_back({"attention_global_of_values",
+                  {{1, 2, 32}},
+                  {},
+                  Row::Kind::linear,
+                  [](Tape& t, Decomposition& tiles, const std::vector<Var>& in, std::vector<Parameter>&) {
+                    const Var q = Tape::leaf(random_tensor({1, 2, 32}, tiles, 1)),
+                              k = Tape::leaf(random_tensor({1, 2, 32}, tiles, 2));
+                    return global_attention(t, tiles, 1, q, k, in[0]);
+                  }});
   return rows;
 }
 

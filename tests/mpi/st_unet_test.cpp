@@ -20,10 +20,12 @@ namespace {
 constexpr Index inputs = 5, classes = 4, frames = 3;
 const std::vector<double> leads{6, 12};
 
-ModelSettings small_model(const std::string& form, std::int64_t input_merge, std::int64_t skip_radius) {
+ModelSettings small_model(const std::string& form, const std::string& global, std::int64_t input_merge,
+                          std::int64_t skip_radius) {
   ModelSettings m;
   m.channels = {16, 32, 32};
   m.attention.form = form;
+  m.attention.global = global;
   m.attention.radius = 2;
   m.attention.window = 4;
   m.input_merge = input_merge;
@@ -43,7 +45,7 @@ Var logits(StUnet& net, Tape& tape, Decomposition& tiles) {
 }
 
 struct Case {
-  std::string form;
+  std::string form, global;
   Index ny, nx;
   std::int64_t input_merge, skip_radius;
   Edge edge;
@@ -53,7 +55,7 @@ class StUnetOn : public ::testing::TestWithParam<Case> {};
 
 TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
   const Case& c = GetParam();
-  const ModelSettings settings = small_model(c.form, c.input_merge, c.skip_radius);
+  const ModelSettings settings = small_model(c.form, c.global, c.input_merge, c.skip_radius);
   const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
   StUnet net(settings, {inputs, leads, classes}, 3);
   Tape tape(Tape::Mode::forget);
@@ -87,13 +89,13 @@ TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, StUnetOn,
-                         ::testing::Values(Case{"neighbourhood", 61, 53, 1, 0, Edge::closed},
-                                           Case{"neighbourhood", 40, 48, 2, 1, Edge::periodic},
-                                           Case{"windowed", 61, 53, 2, 0, Edge::closed},
-                                           Case{"joint", 33, 29, 1, 1, Edge::closed}));
+                         ::testing::Values(Case{"neighbourhood", "none", 61, 53, 1, 0, Edge::closed},
+                                           Case{"neighbourhood", "linear", 40, 48, 2, 1, Edge::periodic},
+                                           Case{"windowed", "linear", 61, 53, 2, 0, Edge::closed},
+                                           Case{"joint", "linear", 33, 29, 1, 1, Edge::closed}));
 
 TEST(StUnet, GradientMatchesFiniteDifferences) {
-  const ModelSettings settings = small_model("neighbourhood", 1, 1);
+  const ModelSettings settings = small_model("neighbourhood", "linear", 1, 1);
   const Communicator world(MPI_COMM_WORLD);
   StUnet net(settings, {inputs, leads, classes}, 3);
   const GridShape shape = choose_grid_shape(21, 19, levels_of(settings), world.size());

@@ -120,7 +120,7 @@ struct Case {
   std::string form;
   std::int64_t input_merge, skip_radius;
   Edge edge;
-  std::string core = "attention";
+  std::string core = "attention", global = "none";
 };
 
 class TimeAxisOf : public ::testing::TestWithParam<Case> {};
@@ -137,6 +137,7 @@ TEST_P(TimeAxisOf, EveryPartitionGivesTheSameBits) {
   settings.skip_radius = c.skip_radius;
   settings.head_init = "random";
   settings.temporal_core = c.core;
+  settings.attention.global = c.global;
   constexpr Index ny = 40, nx = 48, block = 8;
   const int levels = levels_of(settings);
   const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
@@ -183,7 +184,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, TimeAxisOf,
                          ::testing::Values(Case{"neighbourhood", 1, 0, Edge::closed},
                                            Case{"windowed", 2, 1, Edge::periodic},
                                            Case{"joint", 1, 1, Edge::closed},
-                                           Case{"neighbourhood", 1, 0, Edge::closed, "recurrent"}));
+                                           Case{"neighbourhood", 1, 0, Edge::closed, "recurrent", "linear"}));
 
 } // namespace
 } // namespace pluvia

@@ -35,9 +35,9 @@ def run(network, arrays, dtype, batch):
 
 
 def scales(exact):
-    """What the difference of each gradient is measured by: its own norm. The bias of keys has none, since the softmax
-    takes away what all keys have in common; its rounding errors are measured by the gradient of its weight."""
-    return {name: exact[name.replace(".k.bias", ".k.weight")].norm() for name in exact}
+    """What the difference of each gradient is measured by: its own norm. The bias of keys has none under a softmax,
+    which takes away what all keys have in common; its rounding errors are measured by the gradient of its weight."""
+    return {name: exact[name if ".global." in name else name.replace(".k.bias", ".k.weight")].norm() for name in exact}
 
 
 def error(difference):

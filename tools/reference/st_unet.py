@@ -64,8 +64,8 @@ def read_settings(text):
     return SimpleNamespace(
         history=model["history"], channels=model["channels"], input_merge=model["input_merge"],
         form=attention["form"], attention_levels={level % levels for level in attention["levels"]},
-        radius=attention["radius"], window=attention["window"], skip_radius=model["skip_radius"],
-        lead_hours=target["leads_hours"], classes=len(target["thresholds_mm"]) + 1)
+        radius=attention["radius"], window=attention["window"], linear=attention.get("global") == "linear",
+        skip_radius=model["skip_radius"], lead_hours=target["leads_hours"], classes=len(target["thresholds_mm"]) + 1)
 
 
 def torch_layout(name, array, shape):
@@ -231,6 +231,16 @@ def attend_around(q, k, v, radius, causal=False):
     return torch.einsum("bqyxhkw,bkyxwhc->bqyxhc", p, v).flatten(4)
 
 
+def attend_domain(qkv):
+    """To all cells of a frame through sums over them (Katharopoulos et al. 2020): [B, T, Y, X, 3, heads, 16] ->
+    [B, T, Y, X, C]."""
+    q, k, v = qkv.unbind(4)
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    s = torch.einsum("btyxhi,btyxhj->bthij", k, v)
+    z = torch.einsum("btyxhi,bthi->btyxh", q, k.sum((2, 3)))
+    return (torch.einsum("btyxhi,bthij->btyxhj", q, s) / (z + 1e-6)[..., None]).flatten(4)
+
+
 class Heads(nn.Module):
     """Queries, keys and values in one product: [..., C] -> [..., 3, heads, 16]."""
 
@@ -253,6 +263,10 @@ class SpaceTime(nn.Module):
         if self.form != "joint":
             self.temporal = Heads(channels)
             self.gate_spatial, self.gate_temporal = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.linear = settings.linear
+        if self.linear:
+            self.add_module("global", Heads(channels))  # a keyword
+            self.gate_global, self.gate_mixed = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.output = nn.Linear(channels, channels)
         self.expand, self.contract = nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, channels)
 
@@ -272,6 +286,10 @@ class SpaceTime(nn.Module):
             temporal = attend_past(self.temporal(n))
             gate = torch.sigmoid(self.gate_spatial(mixed) + self.gate_temporal(temporal))
             mixed = torch.lerp(temporal, mixed, gate)
+        if self.linear:
+            everywhere = attend_domain(getattr(self, "global")(n))
+            gate = torch.sigmoid(self.gate_global(everywhere) + self.gate_mixed(mixed))
+            mixed = torch.lerp(mixed, everywhere, gate)
         x = x + self.output(mixed)
         return x + self.contract(gelu(self.expand(self.mlp_norm(x))))
 

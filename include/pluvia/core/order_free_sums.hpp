@@ -8,8 +8,9 @@ namespace pluvia {
 
 /// Many sums of floats side by side, whose values depend neither on the order of their terms nor on how these
 /// were grouped or shared out over ranks: every term is rounded to a multiple of 2^-63 and whole numbers are
-/// added, in two limbs of which the upper counts units of 2^-24. At most 2^24 terms each. A term that is not
-/// finite, or 2^20 and more in magnitude, makes all sums NaN. Local.
+/// added, in two limbs of which the upper counts units of 2^-24. At most 2^24 terms each between two
+/// calls of carry(), and sums below 2^39. A term that is not finite, or 2^20 and more in magnitude, makes all
+/// sums NaN. Local.
 class OrderFreeSums {
 public:
   OrderFreeSums() = default;
@@ -20,6 +21,8 @@ public:
   /// Adds terms to the sums from `first` on. Threads may add to different ones at once.
   void add(std::size_t first, std::span<const float> terms);
   void add(const OrderFreeSums& other);
+  /// Moves whole units of the upper limbs out of the lower ones.
+  void carry();
   /// The sums, rounded to floats.
   void round_to(std::span<float> out) const;
   /// What is added over ranks, as integers.

@@ -30,16 +30,18 @@ Var forward(const Recurrence& core, Tape& tape, Decomposition& tiles, const Var&
 /// Attention over time and space, fused by an adaptive gate, then a two-layer perceptron:
 /// n = LN(x); x += O(g spatial(n) + (1 - g) temporal(n)), g = sigmoid(W [spatial; temporal]); x +=
 /// MLP(LN(x)). In the joint form one attention over frames <= t and the spatial window replaces the two; a
-/// recurrence may stand for temporal attention.
+/// recurrence may stand for temporal attention. With global attention a second gate sets what they make, m,
+/// against it: g2 global(n) + (1 - g2) m takes the place of m, g2 = sigmoid(W2 [global; m]).
 struct SpaceTimeBlock {
   AttentionSettings settings = {};
   struct Heads {
     LinearLayer q = {}, k = {}, v = {};
   };
   NormLayer norm = {}, mlp_norm = {};
-  Heads spatial = {}, temporal = {};       ///< temporal is unused in the joint form, and with
-  std::vector<Recurrence> recurrence = {}; ///< none or one
-  LinearLayer gate_spatial = {}, gate_temporal = {}, output = {}, expand = {}, contract = {};
+  Heads spatial = {}, temporal = {}, global = {}; ///< temporal is unused in the joint form, and with
+  std::vector<Recurrence> recurrence = {};        ///< none or one
+  LinearLayer gate_spatial = {}, gate_temporal = {}, gate_global = {}, gate_mixed = {};
+  LinearLayer output = {}, expand = {}, contract = {};
 };
 SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index channels,
                                      const ModelSettings& settings);
