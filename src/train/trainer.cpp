@@ -18,6 +18,7 @@
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/random.hpp"
+#include "pluvia/io/durable.hpp"
 #include "pluvia/model/calibration.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/model/hourly_climatology.hpp"
@@ -435,23 +436,16 @@ Checkpoint Training::snapshot(std::int64_t step) const {
 }
 
 bool Training::resume(const RunFolder& folder) {
-  if (settings_.train.from.empty()) return false;
-  std::string path = settings_.train.from;
-  if (path == "latest") {
-    const auto found = latest_checkpoint(world_, log_, folder);
-    if (!found) {
+  const auto path = starting_checkpoint(world_, log_, folder, settings_.train.from);
+  if (!path) {
+    if (!settings_.train.from.empty())
       log_.info("no checkpoint in " + settings_.train.output + " yet: starting anew");
-      return false;
-    }
-    path = *found;
+    return false;
   }
-  const Checkpoint c = read_checkpoint(grid_.tiles, path, tiles_.tile(0));
-  if (const std::string base = parse_settings(c.configuration, path, {}).model.base;
-      base != settings_.model.base)
-    fail(ExitCode::data, path + " cannot be trained on", "its weights correct another base",
-         "Set model.base: " + base + ", or train anew.");
-  restore(c, path);
-  log_.info(fmt::format("going on from {} at step {}{}", path, c.step,
+  const Checkpoint c = read_checkpoint(grid_.tiles, *path, tiles_.tile(0));
+  require_same_model(parse_settings(c.configuration, *path, {}), *path, settings_, "train anew");
+  restore(c, *path);
+  log_.info(fmt::format("going on from {} at step {}{}", *path, c.step,
                         rate_factor_ < 1 ? fmt::format(" with {} of the learning rate", rate_factor_) : ""));
   return true;
 }
@@ -502,9 +496,12 @@ void Training::note(const nlohmann::ordered_json& line) {
 
 TrainOutcome Training::run() {
   const StopSignals signals;
-  const RunFolder folder = open_run_folder(world_, settings_.train.output, resolved_yaml(settings_));
-  prepare();
+  const RunFolder folder = open_run_folder(world_, log_, settings_.train.output);
   const bool resumed = resume(folder);
+  prepare();
+  together(world_, [&] {
+    if (world_.rank() == 0) write_whole(folder.configuration(), resolved_yaml(settings_));
+  });
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
   log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{} x {} ranks, {}{}",
                         network_.parameters().size(), inits_.size(), validation_inits_.size(),

@@ -20,7 +20,7 @@ protected:
   Communicator world{MPI_COMM_WORLD};
   Log log{Log::Voice::silent};
   test::ScratchFolder scratch{world};
-  RunFolder folder = open_run_folder(world, scratch / "run", "");
+  RunFolder folder = open_run_folder(world, log, scratch / "run");
 
   void save(std::int64_t step) {
     Checkpoint c;
@@ -91,4 +91,34 @@ TEST_F(RunFolderOf, NoneWholeIsAFailureEachTime) {
     EXPECT_EQ(failure.code, ExitCode::data);
     EXPECT_NE(failure.text.find("all 2"), std::string::npos) << failure.text;
   }
+}
+
+TEST_F(RunFolderOf, OnlyTheNewestIsGoneOnFrom) {
+  EXPECT_EQ(starting_checkpoint(world, log, folder, ""), std::nullopt);
+  EXPECT_EQ(starting_checkpoint(world, log, folder, "latest"), std::nullopt);
+  EXPECT_EQ(starting_checkpoint(world, log, folder, "elsewhere.h5"), "elsewhere.h5");
+  save(2);
+  save(4);
+  EXPECT_EQ(starting_checkpoint(world, log, folder, "latest"), folder.at_step(4));
+  EXPECT_EQ(starting_checkpoint(world, log, folder, folder.at_step(4)), folder.at_step(4));
+  for (const std::string& from : {std::string(), std::string("elsewhere.h5"), folder.at_step(2)}) {
+    const auto failure = failure_of([&] { starting_checkpoint(world, log, folder, from); });
+    EXPECT_EQ(failure.code, ExitCode::usage) << from;
+    EXPECT_NE(failure.text.find("checkpoint_00000004.h5"), std::string::npos) << failure.text;
+  }
+}
+
+TEST_F(RunFolderOf, AModelAloneIsNotWrittenOver) {
+  world.barrier();
+  if (world.rank() == 0) std::ofstream(folder.best()) << "a model";
+  for (const char* from : {"", "latest"})
+    EXPECT_EQ(failure_of([&] { starting_checkpoint(world, log, folder, from); }).code, ExitCode::usage);
+}
+
+TEST_F(RunFolderOf, OneRunAtATime) {
+  const auto failure = failure_of([&] { open_run_folder(world, log, scratch / "run"); });
+  EXPECT_EQ(failure.code, ExitCode::usage);
+  EXPECT_NE(failure.text.find("process "), std::string::npos) << failure.text;
+  { const RunFolder ended = std::move(folder); }
+  EXPECT_EQ(open_run_folder(world, log, scratch / "run").lock.held(), world.rank() == 0);
 }
