@@ -40,6 +40,12 @@ RunFolder open_run_folder(const Communicator& comm, const Log& log, const std::s
   return folder;
 }
 
+void require_own(const Communicator& comm, const RunFolder& folder) {
+  together(comm, [&] {
+    if (comm.rank() == 0) folder.lock.require();
+  });
+}
+
 std::optional<std::string> starting_checkpoint(const Communicator& comm, const Log& log,
                                                const RunFolder& folder, const std::string& from) {
   if (from == "latest")

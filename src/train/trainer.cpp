@@ -128,7 +128,8 @@ private:
   Validation validate();
   void calibrate_best();
   Checkpoint snapshot(std::int64_t step) const;
-  void save(const std::string& path, const Checkpoint& checkpoint) {
+  void save(const RunFolder& folder, const std::string& path, const Checkpoint& checkpoint) {
+    require_own(world_, folder);
     together(world_, [&] { // all replicas hold the same
       if (grid_.replica == 0)
         write_checkpoint(grid_.tiles, path, checkpoint, tiles_.domain(0), tiles_.tile(0));
@@ -545,7 +546,7 @@ TrainOutcome Training::run() {
       const bool stop = signals.agreed(world_);
       if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
         Checkpoint now = snapshot(n + 1);
-        save(folder.at_step(n + 1), now);
+        save(folder, folder.at_step(n + 1), now);
         remember(std::move(now));
         prune_checkpoints(world_, folder, 2);
       }
@@ -561,7 +562,7 @@ TrainOutcome Training::run() {
   std::erase_if(best.arrays, [](const auto& a) {
     return !a.first.starts_with("weights/") && !a.first.starts_with("normalisation/");
   });
-  save(folder.best(), best);
+  save(folder, folder.best(), best);
   log_.info(fmt::format("best at step {}: validation loss {:.4f}, climatology {:.4f}; {}", best_step_,
                         best_loss_, last.climatology, folder.best()));
   return TrainOutcome::finished;

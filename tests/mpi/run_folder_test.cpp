@@ -122,3 +122,23 @@ TEST_F(RunFolderOf, OneRunAtATime) {
   { const RunFolder ended = std::move(folder); }
   EXPECT_EQ(open_run_folder(world, log, scratch / "run").lock.held(), world.rank() == 0);
 }
+
+TEST_F(RunFolderOf, AJobThatWasQueuedAgainTakesItsFolderBack) {
+  const auto open_as = [&](const char* job, const char* starts) {
+    setenv("SLURM_JOB_ID", job, 1);
+    setenv("SLURM_RESTART_COUNT", starts, 1);
+    return open_run_folder(world, log, scratch / "queued");
+  };
+  const RunFolder first = open_as("17", "0");
+  for (const char* job : {"17", "18"}) // a second step of the job, and another job
+    EXPECT_EQ(failure_of([&] { open_as(job, job == std::string("17") ? "0" : "1"); }).code, ExitCode::usage);
+  require_own(world, first);
+  {
+    const RunFolder second = open_as("17", "1");
+    require_own(world, second);
+    EXPECT_EQ(failure_of([&] { require_own(world, first); }).code, ExitCode::failed);
+    EXPECT_EQ(failure_of([&] { open_as("17", "1"); }).code, ExitCode::usage);
+  }
+  unsetenv("SLURM_JOB_ID");
+  unsetenv("SLURM_RESTART_COUNT");
+}

@@ -24,6 +24,10 @@ struct RunFolder {
 /// has no locks it says so and goes on. Collective. Throws a usage Error when another run writes it.
 RunFolder open_run_folder(const Communicator& comm, const Log& log, const std::string& path);
 
+/// Throws a failed Error when the folder is no longer this run's, because its job was queued again and runs
+/// elsewhere. Collective.
+void require_own(const Communicator& comm, const RunFolder& folder);
+
 /// The checkpoint that a run with train.from = `from` goes on from; none when it starts anew. Collective.
 /// Throws a usage Error when the folder holds checkpoints of which that is not the newest: among those, the
 /// run's own would be taken for old ones.
