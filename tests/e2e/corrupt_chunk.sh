@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A chunk of the archive that the last of three ranks reads, but not the first, is damaged: whatever comes upon it, between
+# A damaged chunk of the archive that the last of three ranks reads, but not the first: whatever comes upon it, between
 # whichever collectives, ends all ranks within 10 s with one message and exit code 3.
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4; nccopy.
 set -euo pipefail
