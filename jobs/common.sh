@@ -13,7 +13,6 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
   exit 2
 fi
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-launch() {
-  # shellcheck disable=SC2086  # several words are meant
-  ${PLUVIA_LAUNCH:-srun --mpi=pmix --kill-on-bad-exit=1 --cpu-bind=cores --cpus-per-task=$OMP_NUM_THREADS} "$PLUVIA" "$@"
-}
+# shellcheck disable=SC2206  # several words are meant
+on_all_ranks=(${PLUVIA_LAUNCH:-srun --mpi=pmix --kill-on-bad-exit=1 --cpu-bind=cores --cpus-per-task=$OMP_NUM_THREADS} "$PLUVIA")
+launch() { "${on_all_ranks[@]}" "$@"; }

@@ -34,23 +34,6 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-/// Refuses a configuration that contradicts the one a checkpoint was trained with.
-void require_same(const Settings& trained, const std::string& path, const Settings& wanted) {
-  ModelSettings wanted_model = wanted.model, trained_model = trained.model;
-  wanted_model.head_init = trained_model.head_init; // only where training started
-  const auto refuse = [&](bool differs, const std::string& section) {
-    if (differs)
-      fail(ExitCode::usage, section + " is not what " + path + " was trained with",
-           "a checkpoint fixes its network, its inputs and its target",
-           "Take " + section + " from `pluvia info " + path + "`, or name another forecast.checkpoint.");
-  };
-  refuse(wanted.target != trained.target, "target");
-  refuse(wanted_model != trained_model, "model");
-  refuse(wanted.data.predictors != trained.data.predictors, "data.predictors");
-  refuse(wanted.data.target != trained.data.target, "data.target");
-  refuse(wanted.data.precip_label != trained.data.precip_label, "data.precip_label");
-}
-
 /// Refuses to average forecasts that stand for different things or are made from different frames.
 void require_agreement(const Settings& a, const std::string& path_a, const Settings& b,
                        const std::string& path_b) {
@@ -79,7 +62,7 @@ std::vector<Settings> trained_settings(const Communicator& world, const std::vec
     out.push_back(parse_settings(configuration, path, {}));
     require_agreement(out.front(), paths.front(), out.back(), path);
   }
-  require_same(out.front(), paths.front(), wanted);
+  require_same_model(out.front(), paths.front(), wanted, "name another forecast.checkpoint");
   return out;
 }
 

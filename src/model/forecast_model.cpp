@@ -65,6 +65,23 @@ std::vector<float> exceedance_fields(const Tensor& logits) {
   return out;
 }
 
+void require_same_model(const Settings& trained, const std::string& path, const Settings& wanted,
+                        const std::string& otherwise) {
+  ModelSettings wanted_model = wanted.model, trained_model = trained.model;
+  wanted_model.head_init = trained_model.head_init; // only where training started
+  const auto refuse = [&](bool differs, const std::string& section) {
+    if (differs)
+      fail(ExitCode::usage, section + " is not what " + path + " was trained with",
+           "a checkpoint fixes its network, its inputs and its target",
+           "Take " + section + " from `pluvia info " + path + "`, or " + otherwise + ".");
+  };
+  refuse(wanted.target != trained.target, "target");
+  refuse(wanted_model != trained_model, "model");
+  refuse(wanted.data.predictors != trained.data.predictors, "data.predictors");
+  refuse(wanted.data.target != trained.data.target, "data.target");
+  refuse(wanted.data.precip_label != trained.data.precip_label, "data.precip_label");
+}
+
 void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix,
                       Checkpoint& checkpoint) {
   for (const Parameter* p : parameters) {

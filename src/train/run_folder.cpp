@@ -1,7 +1,6 @@
 #include "pluvia/train/run_folder.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <regex>
 #include <vector>
 
@@ -30,21 +29,42 @@ std::string RunFolder::at_step(std::int64_t step) const {
   return (path / fmt::format("checkpoint_{:08}.h5", step)).string();
 }
 
-RunFolder open_run_folder(const Communicator& comm, const std::string& path,
-                          const std::string& configuration) {
-  RunFolder folder{path};
+RunFolder open_run_folder(const Communicator& comm, const Log& log, const std::string& path) {
+  RunFolder folder{path, {}};
   together(comm, [&] {
     if (comm.rank() != 0) return;
-    std::error_code error;
-    std::filesystem::create_directories(folder.path, error);
-    std::ofstream out(folder.configuration());
-    out << configuration;
-    out.flush();
-    if (!out)
-      fail(ExitCode::failed, "Cannot write " + folder.configuration(), error ? error.message() : "",
-           "Check train.output.");
+    folder.lock = FolderLock(folder.path);
+    if (!folder.lock.held())
+      log.warn("The file system of " + path + " has no locks: let no other job write there");
   });
   return folder;
+}
+
+void require_own(const Communicator& comm, const RunFolder& folder) {
+  together(comm, [&] {
+    if (comm.rank() == 0) folder.lock.require();
+  });
+}
+
+std::optional<std::string> starting_checkpoint(const Communicator& comm, const Log& log,
+                                               const RunFolder& folder, const std::string& from) {
+  if (from == "latest")
+    if (const auto found = latest_checkpoint(comm, log, folder)) return found;
+  together(comm, [&] {
+    if (comm.rank() != 0) return;
+    const auto files = numbered(folder);
+    std::error_code none;
+    if (!files.empty() && std::filesystem::equivalent(files.back(), from, none)) return;
+    if (!files.empty())
+      fail(ExitCode::usage, folder.path.string() + " holds the checkpoints of another run",
+           "the newest is " + files.back().filename().string(),
+           "Go on with train.from=latest, or choose another train.output.");
+    if (std::filesystem::exists(folder.best()))
+      fail(ExitCode::usage, folder.path.string() + " holds the model of another run",
+           "checkpoint_best.h5 alone, from which no training goes on",
+           "Take it away, or choose another train.output.");
+  });
+  return from.empty() || from == "latest" ? std::nullopt : std::optional(from);
 }
 
 std::optional<std::string> latest_checkpoint(const Communicator& comm, const Log& log,
@@ -66,7 +86,7 @@ std::optional<std::string> latest_checkpoint(const Communicator& comm, const Log
     if (name.empty() && !broken.empty())
       fail(ExitCode::data, "No checkpoint in " + folder.path.string() + " can be used",
            fmt::format("all {} are torn or changed", broken.size()),
-           "Bring one back, or leave train.from empty to start anew.");
+           "Bring one back, or start anew in another train.output.");
     for (const auto& file : broken) std::filesystem::rename(file, file.string() + ".broken");
   });
   comm.broadcast(name, 0);

@@ -18,6 +18,7 @@
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/random.hpp"
+#include "pluvia/io/durable.hpp"
 #include "pluvia/model/calibration.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/model/hourly_climatology.hpp"
@@ -130,7 +131,8 @@ private:
   Validation validate();
   void calibrate_best();
   Checkpoint snapshot(std::int64_t step) const;
-  void save(const std::string& path, const Checkpoint& checkpoint) {
+  void save(const RunFolder& folder, const std::string& path, const Checkpoint& checkpoint) {
+    require_own(world_, folder);
     together(world_, [&] { // all replicas hold the same, and all parts of a tile
       if (grid_.replica == 0 && tiles_.part() == 0)
         write_checkpoint(tiles_.space(), path, checkpoint, tiles_.domain(0), tiles_.tile(0));
@@ -445,23 +447,16 @@ Checkpoint Training::snapshot(std::int64_t step) const {
 }
 
 bool Training::resume(const RunFolder& folder) {
-  if (settings_.train.from.empty()) return false;
-  std::string path = settings_.train.from;
-  if (path == "latest") {
-    const auto found = latest_checkpoint(world_, log_, folder);
-    if (!found) {
+  const auto path = starting_checkpoint(world_, log_, folder, settings_.train.from);
+  if (!path) {
+    if (!settings_.train.from.empty())
       log_.info("no checkpoint in " + settings_.train.output + " yet: starting anew");
-      return false;
-    }
-    path = *found;
+    return false;
   }
-  const Checkpoint c = read_checkpoint(tiles_.space(), path, tiles_.tile(0));
-  if (const std::string base = parse_settings(c.configuration, path, {}).model.base;
-      base != settings_.model.base)
-    fail(ExitCode::data, path + " cannot be trained on", "its weights correct another base",
-         "Set model.base: " + base + ", or train anew.");
-  restore(c, path);
-  log_.info(fmt::format("going on from {} at step {}{}", path, c.step,
+  const Checkpoint c = read_checkpoint(tiles_.space(), *path, tiles_.tile(0));
+  require_same_model(parse_settings(c.configuration, *path, {}), *path, settings_, "train anew");
+  restore(c, *path);
+  log_.info(fmt::format("going on from {} at step {}{}", *path, c.step,
                         rate_factor_ < 1 ? fmt::format(" with {} of the learning rate", rate_factor_) : ""));
   return true;
 }
@@ -512,9 +507,12 @@ void Training::note(const nlohmann::ordered_json& line) {
 
 TrainOutcome Training::run() {
   const StopSignals signals;
-  const RunFolder folder = open_run_folder(world_, settings_.train.output, resolved_yaml(settings_));
-  prepare();
+  const RunFolder folder = open_run_folder(world_, log_, settings_.train.output);
   const bool resumed = resume(folder);
+  prepare();
+  together(world_, [&] {
+    if (world_.rank() == 0) write_whole(folder.configuration(), resolved_yaml(settings_));
+  });
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
   log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{}, {}{}",
                         network_.parameters().size(), inits_.size(), validation_inits_.size(),
@@ -558,7 +556,7 @@ TrainOutcome Training::run() {
       const bool stop = signals.agreed(world_);
       if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
         Checkpoint now = snapshot(n + 1);
-        save(folder.at_step(n + 1), now);
+        save(folder, folder.at_step(n + 1), now);
         remember(std::move(now));
         prune_checkpoints(world_, folder, 2);
       }
@@ -574,7 +572,7 @@ TrainOutcome Training::run() {
   std::erase_if(best.arrays, [](const auto& a) {
     return !a.first.starts_with("weights/") && !a.first.starts_with("normalisation/");
   });
-  save(folder.best(), best);
+  save(folder, folder.best(), best);
   log_.info(fmt::format("best at step {}: validation loss {:.4f}, climatology {:.4f}; {}", best_step_,
                         best_loss_, last.climatology, folder.best()));
   return TrainOutcome::finished;

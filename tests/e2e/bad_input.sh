@@ -98,6 +98,16 @@ refused "a variable the archive has not" 2 "no variable nosuch" train deck.yaml 
 refused "a range without samples" 3 "data\.|range" train deck.yaml data.train.from=2031-01-01 data.train.to=2031-02-01
 refused "a training range that is all judged by" 2 "Nothing is left of data.train" train deck.yaml \
   data.test.from=2019-01-01 data.test.to=2021-01-01
+mkdir filled locked
+: >filled/checkpoint_00000004.h5
+refused "the folder of another run" 2 "filled holds .* checkpoint_00000004.h5\) Go on with train.from=latest" \
+  train deck.yaml train.output=filled
+exec 9>locked/.lock && flock 9
+refused "a folder in use" 2 "Another job writes into locked" train deck.yaml train.output=locked
+exec 9>&-
+refused "a run folder that cannot be" 2 "Cannot write into deck.yaml/run .*Not a directory" \
+  train deck.yaml train.output=deck.yaml/run
+rm -r filled locked
 refused "no trained model" 3 "checkpoint_best.h5" forecast deck.yaml
 refused "a torn model" 3 "torn.nc" forecast deck.yaml forecast.checkpoint=torn.nc
 refused "nothing to show" 2 "nosuch.nc" info nosuch.nc

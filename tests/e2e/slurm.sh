@@ -5,8 +5,9 @@
 # system.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-command -v sbatch >/dev/null && timeout 5 sinfo -h >/dev/null 2>&1 || { echo "skipped: no SLURM cluster answers"; exit 77; }
 source "$here/lib/small_model.sh"
+source "$here/lib/slurm.sh"
+require_slurm
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
@@ -15,17 +16,6 @@ small_archive 37 42
 sed -i 's/^train: {/train: {precision: f32, /' deck.yaml
 train=(train.steps=60 train.validate_every=30 train.checkpoint_every=20)
 
-# Waits until a job has left the queue; prints its log when it did not complete.
-finished() {
-  local job=$1 state
-  for _ in $(seq 600); do
-    state=$(squeue -h -t all -j "$job" -o %T | sort -u | tr '\n' ' ')
-    case $state in *PENDING* | *RUNNING* | *COMPLETING* | *CONFIGURING* | *REQUEUED*) sleep 0.2 ;; *) break ;; esac
-  done
-  [ "$state" = "COMPLETED " ] || { echo "job $job: $state"; cat slurm-*.out; exit 1; }
-}
-submit() { sbatch --parsable --output=slurm-%j.out "$@"; }
-
 run 2 train deck.yaml "${train[@]}" train.output=straight >/dev/null 2>err || { cat err; exit 1; }
 
 job=$(submit --nodes=2 --ntasks=2 --output=slurm-train.out "$PLUVIA_JOBS/train.sbatch" deck.yaml "${train[@]}" train.output=queued)
@@ -33,9 +23,7 @@ for _ in $(seq 300); do grep -q '"step":10,' queued/log.jsonl 2>/dev/null && bre
 scancel --signal=USR1 --batch "$job"
 for _ in $(seq 100); do grep -q 'queued again' slurm-train.out && break; sleep 0.1; done
 grep -q 'queued again' slurm-train.out || { echo "not stopped:"; cat slurm-train.out; exit 1; }
-for _ in $(seq 50); do [ "$(squeue -h -j "$job" -o %T)" = PENDING ] && break; sleep 0.2; done
-sleep 5 # for the nodes to clear the stopped step away
-scontrol update JobId="$job" StartTime=now # a requeued job would wait two minutes
+queued_again "$job" 10
 finished "$job"
 grep -q 'going on from' slurm-train.out || { echo "not resumed:"; cat slurm-train.out; exit 1; }
 diff <(grep '"loss"' straight/log.jsonl) <(grep '"loss"' queued/log.jsonl)

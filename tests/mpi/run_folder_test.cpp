@@ -20,7 +20,7 @@ protected:
   Communicator world{MPI_COMM_WORLD};
   Log log{Log::Voice::silent};
   test::ScratchFolder scratch{world};
-  RunFolder folder = open_run_folder(world, scratch / "run", "");
+  RunFolder folder = open_run_folder(world, log, scratch / "run");
 
   void save(std::int64_t step) {
     Checkpoint c;
@@ -91,4 +91,54 @@ TEST_F(RunFolderOf, NoneWholeIsAFailureEachTime) {
     EXPECT_EQ(failure.code, ExitCode::data);
     EXPECT_NE(failure.text.find("all 2"), std::string::npos) << failure.text;
   }
+}
+
+TEST_F(RunFolderOf, OnlyTheNewestIsGoneOnFrom) {
+  EXPECT_EQ(starting_checkpoint(world, log, folder, ""), std::nullopt);
+  EXPECT_EQ(starting_checkpoint(world, log, folder, "latest"), std::nullopt);
+  EXPECT_EQ(starting_checkpoint(world, log, folder, "elsewhere.h5"), "elsewhere.h5");
+  save(2);
+  save(4);
+  EXPECT_EQ(starting_checkpoint(world, log, folder, "latest"), folder.at_step(4));
+  EXPECT_EQ(starting_checkpoint(world, log, folder, folder.at_step(4)), folder.at_step(4));
+  for (const std::string& from : {std::string(), std::string("elsewhere.h5"), folder.at_step(2)}) {
+    const auto failure = failure_of([&] { starting_checkpoint(world, log, folder, from); });
+    EXPECT_EQ(failure.code, ExitCode::usage) << from;
+    EXPECT_NE(failure.text.find("checkpoint_00000004.h5"), std::string::npos) << failure.text;
+  }
+}
+
+TEST_F(RunFolderOf, AModelAloneIsNotWrittenOver) {
+  world.barrier();
+  if (world.rank() == 0) std::ofstream(folder.best()) << "a model";
+  for (const char* from : {"", "latest"})
+    EXPECT_EQ(failure_of([&] { starting_checkpoint(world, log, folder, from); }).code, ExitCode::usage);
+}
+
+TEST_F(RunFolderOf, OneRunAtATime) {
+  const auto failure = failure_of([&] { open_run_folder(world, log, scratch / "run"); });
+  EXPECT_EQ(failure.code, ExitCode::usage);
+  EXPECT_NE(failure.text.find("process "), std::string::npos) << failure.text;
+  { const RunFolder ended = std::move(folder); }
+  EXPECT_EQ(open_run_folder(world, log, scratch / "run").lock.held(), world.rank() == 0);
+}
+
+TEST_F(RunFolderOf, AJobThatWasQueuedAgainTakesItsFolderBack) {
+  const auto open_as = [&](const char* job, const char* starts) {
+    setenv("SLURM_JOB_ID", job, 1);
+    setenv("SLURM_RESTART_COUNT", starts, 1);
+    return open_run_folder(world, log, scratch / "queued");
+  };
+  const RunFolder first = open_as("17", "0");
+  for (const char* job : {"17", "18"}) // a second step of the job, and another job
+    EXPECT_EQ(failure_of([&] { open_as(job, job == std::string("17") ? "0" : "1"); }).code, ExitCode::usage);
+  require_own(world, first);
+  {
+    const RunFolder second = open_as("17", "1");
+    require_own(world, second);
+    EXPECT_EQ(failure_of([&] { require_own(world, first); }).code, ExitCode::failed);
+    EXPECT_EQ(failure_of([&] { open_as("17", "1"); }).code, ExitCode::usage);
+  }
+  unsetenv("SLURM_JOB_ID");
+  unsetenv("SLURM_RESTART_COUNT");
 }

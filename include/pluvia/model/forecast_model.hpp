@@ -35,6 +35,12 @@ Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input
 
 /// P(amount >= threshold) of every lead of the logits: [leads x thresholds x height x width], from logits. Local.
 std::vector<float> exceedance_fields(const Tensor& logits);
+
+/// Throws a usage Error when `wanted` contradicts what the checkpoint `path` was trained with; `otherwise`
+/// says what else can be done about it.
+void require_same_model(const Settings& trained, const std::string& path, const Settings& wanted,
+                        const std::string& otherwise);
+
 /// Parameters to and from a checkpoint's arrays "PREFIX/NAME". Throws a data Error when names or shapes
 /// differ.
 void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix,

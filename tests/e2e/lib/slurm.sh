@@ -1,0 +1,23 @@
+# Sourced. require_slurm: skips the test where no cluster answers.
+require_slurm() {
+  command -v sbatch >/dev/null && timeout 5 sinfo -h >/dev/null 2>&1 || { echo "skipped: no SLURM cluster answers"; exit 77; }
+}
+# submit OPTION ... SCRIPT ARGUMENT ...: prints the number of the job.
+submit() { sbatch --parsable --output=slurm-%j.out "$@"; }
+state_of() { squeue -h -t all -j "$1" -o %T | sort -u | tr '\n' ' '; }
+# finished JOB: waits up to two minutes until it has left the queue; prints its log and fails when it did not complete.
+finished() {
+  local state
+  for _ in $(seq 600); do
+    state=$(state_of "$1")
+    case $state in *PENDING* | *RUNNING* | *COMPLETING* | *CONFIGURING* | *REQUEUED*) sleep 0.2 ;; *) break ;; esac
+  done
+  [ "$state" = "COMPLETED " ] || { echo "job $1: $state"; cat slurm-*.out; exit 1; }
+}
+# queued_again JOB SECONDS: waits until it is, and lets it start as soon as its nodes are free, not two minutes later.
+queued_again() {
+  for _ in $(seq $((5 * $2))); do [ "$(state_of "$1")" = "PENDING " ] && break; sleep 0.2; done
+  [ "$(state_of "$1")" = "PENDING " ] || { echo "job $1 is not queued again: $(state_of "$1")"; cat slurm-*.out; exit 1; }
+  sleep 5 # for the nodes to clear the stopped step away
+  scontrol update JobId="$1" StartTime=now
+}
