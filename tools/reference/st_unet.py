@@ -64,6 +64,7 @@ def read_settings(text):
     return SimpleNamespace(
         history=model["history"], channels=model["channels"], input_merge=model["input_merge"],
         form=attention["form"], attention_levels={level % levels for level in attention["levels"]},
+        recurrent=model["temporal_core"] == "recurrent",
         radius=attention["radius"], window=attention["window"], linear=attention.get("global") == "linear",
         skip_radius=model["skip_radius"], lead_hours=target["leads_hours"], classes=len(target["thresholds_mm"]) + 1)
 
@@ -254,6 +255,24 @@ class Heads(nn.Module):
         return F.linear(x, weight, torch.cat([layer.bias for layer in layers])).unflatten(-1, (3, -1, HEAD))
 
 
+class Memory(nn.Module):
+    """A long short-term memory of each cell over its frames: [B, T, Y, X, C] -> the same."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.input, self.state = nn.Linear(channels, 4 * channels), nn.Linear(channels, 4 * channels, bias=False)
+
+    def forward(self, x):
+        hidden = memory = torch.zeros_like(x[:, 0])
+        out = []
+        for z in self.input(x).unbind(1):
+            keep_in, keep, show, fresh = (z + self.state(hidden)).chunk(4, -1)
+            memory = torch.sigmoid(keep) * memory + torch.sigmoid(keep_in) * torch.tanh(fresh)
+            hidden = torch.sigmoid(show) * torch.tanh(memory)
+            out.append(hidden)
+        return torch.stack(out, 1)
+
+
 class SpaceTime(nn.Module):
     def __init__(self, channels, settings):
         super().__init__()
@@ -261,7 +280,7 @@ class SpaceTime(nn.Module):
         self.norm, self.mlp_norm = Norm(channels), Norm(channels)
         self.spatial = Heads(channels)
         if self.form != "joint":
-            self.temporal = Heads(channels)
+            self.temporal = Memory(channels) if settings.recurrent else Heads(channels)
             self.gate_spatial, self.gate_temporal = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.linear = settings.linear
         if self.linear:
@@ -283,7 +302,9 @@ class SpaceTime(nn.Module):
         n = self.norm(x)
         mixed = self.attend_space(n)
         if self.form != "joint":
-            temporal = attend_past(self.temporal(n))
+            temporal = self.temporal(n)
+            if isinstance(self.temporal, Heads):
+                temporal = attend_past(temporal)
             gate = torch.sigmoid(self.gate_spatial(mixed) + self.gate_temporal(temporal))
             mixed = torch.lerp(temporal, mixed, gate)
         if self.linear:
