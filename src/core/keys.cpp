@@ -76,8 +76,8 @@ void declare(ModelSettings& s, const Declare& key) {
       "reach of neighbourhood and joint attention");
   key("model.attention.window", &s.attention.window, "cells", {.low = 2, .high = 32},
       "width of the windowed form");
-  key("model.attention.global", &s.attention.global, "", {.words = {"none", "linear"}},
-      "attention to all cells of the domain as well; linear = through sums over them");
+  key("model.attention.global", &s.attention.global, "", {.words = {"none", "linear", "softmax"}},
+      "attention to all cells of the domain as well; linear = through sums over them, softmax = to each");
   key("model.temporal_core", &s.temporal_core, "", {.words = {"attention", "recurrent"}},
       "what looks through time on levels with attention: attention to all earlier frames, or a gated memory");
   key("model.skip_radius", &s.skip_radius, "cells", {.low = 0, .high = 8},

@@ -79,7 +79,7 @@ SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name,
     block.gate_spatial = make_linear(set, name + ".gate_spatial", c, c, Init::xavier);
     block.gate_temporal = make_linear(set, name + ".gate_temporal", c, c, Init::xavier);
   }
-  if (settings.global == "linear") {
+  if (settings.global != "none") {
     block.global = make_heads(set, name + ".global", c);
     block.gate_global = make_linear(set, name + ".gate_global", c, c, Init::xavier);
     block.gate_mixed = make_linear(set, name + ".gate_mixed", c, c, Init::xavier);
@@ -117,9 +117,13 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
     if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
     mixed = blend(tape, gate, spatial, temporal);
   }
-  if (form.global == "linear") {
-    const Var global = global_attention(tape, tiles, level, apply(tape, block.global.q, n),
-                                        apply(tape, block.global.k, n), apply(tape, block.global.v, n));
+  if (form.global != "none") {
+    const Var global =
+        form.global == "linear"
+            ? global_attention(tape, tiles, level, apply(tape, block.global.q, n),
+                               apply(tape, block.global.k, n), apply(tape, block.global.v, n))
+            : attend_with(tape, tiles, level, block.global, n,
+                          {own, every_row(tiles.tiling(), level), every_column(tiles.tiling(), level)}, {});
     const Var gate = apply(tape, block.gate_mixed, mixed, apply(tape, block.gate_global, global));
     mixed = blend(tape, gate, global, mixed);
   }

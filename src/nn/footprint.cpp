@@ -102,6 +102,11 @@ public:
         attention(level, frames, frames, c, Queries::own, {past, own, own});
       keep(level, frames, 3 * c); // gate in two parts, blend
     }
+    if (form.global == "softmax") {
+      attention(level, frames, frames, c, Queries::own,
+                {own, every_row(tiling, level), every_column(tiling, level)});
+      keep(level, frames, 3 * c); // gate in two parts, blend
+    }
     if (form.global == "linear") {
       keep(level, frames, 4 * c); // queries, keys, values, attention
       total_.activation_bytes +=

@@ -83,6 +83,14 @@ AxisWindow block_x(const Tiling& tiling, int level, Index size) {
   return {AxisWindow::Kind::block, size, tiling.domain(level).width()};
 }
 
+AxisWindow every_row(const Tiling& tiling, int level) {
+  return {AxisWindow::Kind::all, 0, tiling.domain(level).height()};
+}
+
+AxisWindow every_column(const Tiling& tiling, int level) {
+  return {AxisWindow::Kind::all, 0, tiling.domain(level).width()};
+}
+
 Decomposition::Decomposition(const Communicator& comm, Partition partition)
     : comm_(comm), partition_(std::move(partition)),
       space_(comm.split(partition_.part(comm.rank()), comm.rank())),

@@ -17,6 +17,11 @@ TileOrigin origin_of(const Decomposition& tiles, int level, const AttentionWindo
   return {tile.y0, tile.x0, query, frame};
 }
 
+const char* name_of(const AttentionWindow& window) {
+  if (stays_home({}, window)) return "attention (time)";
+  return window.y.kind == AxisWindow::Kind::all ? "attention (global)" : "attention (space)";
+}
+
 bool at_home(const Decomposition& tiles, const AttentionWindow& window) {
   return stays_home(tiles.partition().time, window);
 }
@@ -59,7 +64,7 @@ Margin key_margin(Decomposition& tiles, int level, const AttentionWindow& window
 Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const Var& k, const Var& v,
               const AttentionWindow& window, const AttentionView& view) {
   const TileOrigin origin = origin_of(tiles, level, window);
-  const bool home = at_home(tiles, window), around = !stays_home({}, window);
+  const bool home = at_home(tiles, window);
   if (!home) tiles.exchange(tiles.key_halo(level, window), {&k->value, &v->value}).finish();
   // Queries of leads are shared; known alike on every rank, even one whose tile is a single cell.
   const bool shared = window.t.kind == AxisWindow::Kind::all;
@@ -101,8 +106,7 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
   };
   // Two products of a query with a key forward; five backward, which makes the scores anew.
   const double flop = 4.0 * attended_pairs(s, window, origin) * static_cast<double>(s.c);
-  return tape.record(std::move(o), {around ? "attention (space)" : "attention (time)", s.c, flop, 2.5 * flop},
-                     pull, margin);
+  return tape.record(std::move(o), {name_of(window), s.c, flop, 2.5 * flop}, pull, margin);
 }
 
 } // namespace pluvia

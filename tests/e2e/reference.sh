@@ -23,7 +23,7 @@ case_of 19 22 model.attention.form=windowed
 case_of 19 22 model.attention.form=windowed model.input_merge=2 model.attention.levels=0,2 model.attention.window=3 \
   model.attention.global=linear
 case_of 19 22 model.attention.form=neighbourhood model.skip_radius=1 model.attention.global=linear
-case_of 19 22 model.attention.form=neighbourhood model.temporal_core=recurrent
+case_of 19 22 model.attention.form=neighbourhood model.temporal_core=recurrent model.attention.global=softmax
 case_of 21 17 model.attention.form=neighbourhood model.input_merge=2 model.attention.radius=3
 case_of 13 14 model.attention.form=joint model.skip_radius=1 model.input_merge=2
 case_of 13 14 model.attention.form=joint model.attention.global=linear

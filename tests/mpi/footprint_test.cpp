@@ -118,7 +118,17 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"neighbourhood", "linear", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks},
         Case{"joint", "none", {-2, -1}, 40, 48, 1, 1, Edge::periodic, Tape::Keep::everything, 2},
         Case{"neighbourhood", "linear", {-1}, 90, 104, 2, 0, Edge::closed, Tape::Keep::everything, 2},
-        Case{"windowed", "none", {-2, -1}, 45, 52, 1, 0, Edge::closed, Tape::Keep::everything, 2, "recurrent"}));
+        Case{"windowed",
+             "softmax",
+             {-1},
+             45,
+             52,
+             1,
+             0,
+             Edge::closed,
+             Tape::Keep::everything,
+             2,
+             "recurrent"}));
 
 } // namespace
 } // namespace pluvia

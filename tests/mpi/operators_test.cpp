@@ -175,6 +175,8 @@ AttentionWindow window_of(const std::string& form, Decomposition& tiles, int lev
   if (form == "joint")
     return {
         {AxisWindow::Kind::past, 0, frames}, tiles.around_y(level, radius), tiles.around_x(level, radius)};
+  if (form == "everywhere")
+    return {own, every_row(tiles.tiling(), level), every_column(tiles.tiling(), level)};
   if (form == "lead") return {{AxisWindow::Kind::all, 0, frames}, own, own};
   return {
       {AxisWindow::Kind::all, 0, frames}, tiles.around_y(level, 1), tiles.around_x(level, 1)}; // lead_around
@@ -280,7 +282,8 @@ std::vector<Row> table() {
                   [](Tape& t, Decomposition& tiles, const std::vector<Var>& in, std::vector<Parameter>& p) {
                     return recurrence(t, tiles, in[0], p[0]);
                   }});
-  for (const char* form : {"temporal", "neighbourhood", "windowed", "joint", "lead", "lead_around"})
+  for (const char* form :
+       {"temporal", "neighbourhood", "windowed", "joint", "everywhere", "lead", "lead_around"})
     for (int level : {0, 2}) rows.push_back(attention_row(form, level));
   for (int level : {0, 2})
     rows.push_back({"attention_global_level" + std::to_string(level),

@@ -183,7 +183,7 @@ TEST_P(TimeAxisOf, EveryPartitionGivesTheSameBits) {
 INSTANTIATE_TEST_SUITE_P(Forms, TimeAxisOf,
                          ::testing::Values(Case{"neighbourhood", 1, 0, Edge::closed},
                                            Case{"windowed", 2, 1, Edge::periodic},
-                                           Case{"joint", 1, 1, Edge::closed},
+                                           Case{"joint", 1, 1, Edge::closed, "attention", "softmax"},
                                            Case{"neighbourhood", 1, 0, Edge::closed, "recurrent", "linear"}));
 
 } // namespace

@@ -65,7 +65,7 @@ def read_settings(text):
         history=model["history"], channels=model["channels"], input_merge=model["input_merge"],
         form=attention["form"], attention_levels={level % levels for level in attention["levels"]},
         recurrent=model["temporal_core"] == "recurrent",
-        radius=attention["radius"], window=attention["window"], linear=attention.get("global") == "linear",
+        radius=attention["radius"], window=attention["window"], everywhere=attention.get("global", "none"),
         skip_radius=model["skip_radius"], lead_hours=target["leads_hours"], classes=len(target["thresholds_mm"]) + 1)
 
 
@@ -242,6 +242,12 @@ def attend_domain(qkv):
     return (torch.einsum("btyxhi,bthij->btyxhj", q, s) / (z + 1e-6)[..., None]).flatten(4)
 
 
+def attend_cells(qkv):
+    """To each cell of a frame: [B, T, Y, X, 3, heads, 16] -> [B, T, Y, X, C]."""
+    cells = qkv.flatten(2, 3).permute(3, 0, 1, 4, 2, 5)
+    return attend(*cells).permute(0, 1, 3, 2, 4).flatten(3).unflatten(2, qkv.shape[2:4])
+
+
 class Heads(nn.Module):
     """Queries, keys and values in one product: [..., C] -> [..., 3, heads, 16]."""
 
@@ -282,8 +288,8 @@ class SpaceTime(nn.Module):
         if self.form != "joint":
             self.temporal = Memory(channels) if settings.recurrent else Heads(channels)
             self.gate_spatial, self.gate_temporal = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.linear = settings.linear
-        if self.linear:
+        self.everywhere = settings.everywhere
+        if self.everywhere != "none":
             self.add_module("global", Heads(channels))  # a keyword
             self.gate_global, self.gate_mixed = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.output = nn.Linear(channels, channels)
@@ -307,8 +313,9 @@ class SpaceTime(nn.Module):
                 temporal = attend_past(temporal)
             gate = torch.sigmoid(self.gate_spatial(mixed) + self.gate_temporal(temporal))
             mixed = torch.lerp(temporal, mixed, gate)
-        if self.linear:
-            everywhere = attend_domain(getattr(self, "global")(n))
+        if self.everywhere != "none":
+            attend = attend_domain if self.everywhere == "linear" else attend_cells
+            everywhere = attend(getattr(self, "global")(n))
             gate = torch.sigmoid(self.gate_global(everywhere) + self.gate_mixed(mixed))
             mixed = torch.lerp(mixed, everywhere, gate)
         x = x + self.output(mixed)

@@ -43,7 +43,7 @@ struct AttentionSettings {
   std::vector<std::int64_t> levels{-2, -1}; ///< negative: counted from the coarsest
   std::int64_t radius = 3;                  ///< cells, neighbourhood and joint
   std::int64_t window = 8;                  ///< cells, windowed
-  std::string global = "none";              ///< none | linear: attention to all cells beside
+  std::string global = "none";              ///< none | linear | softmax: attention to all cells
   bool operator==(const AttentionSettings&) const = default;
 };
 

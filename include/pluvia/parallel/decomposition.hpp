@@ -25,6 +25,9 @@ AxisWindow around_y(const Tiling& tiling, int level, Index radius);
 AxisWindow around_x(const Tiling& tiling, int level, Index radius);
 AxisWindow block_y(const Tiling& tiling, int level, Index size);
 AxisWindow block_x(const Tiling& tiling, int level, Index size);
+/// All rows or columns of a level.
+AxisWindow every_row(const Tiling& tiling, int level);
+AxisWindow every_column(const Tiling& tiling, int level);
 /// True when no query looks beyond its own cell and the frames of its rank: decided alike on every rank.
 bool stays_home(const TimeAxis& time, const AttentionWindow& window);
 
