@@ -53,6 +53,13 @@ TEST(TimeAxis, RefusesMorePartsThanThereAreBlocks) {
   EXPECT_NO_THROW(TimeAxis(3, 9, 9, 3));
 }
 
+TEST(StUnet, RefusesARecurrenceWhereOneAttentionLooksThroughSpaceAndTime) {
+  ModelSettings settings;
+  settings.attention.form = "joint";
+  settings.temporal_core = "recurrent";
+  EXPECT_THROW(StUnet(settings, {inputs, lead_hours, classes}, 1), Error);
+}
+
 /// Those of a tensor over the whole domain that a rank has.
 Tensor part_of(const Tensor& all, const Rect& tile, Span t, Margin margin = {}) {
   Tensor out({1, t.size(), tile.height(), tile.width(), all.shape().c}, margin);
