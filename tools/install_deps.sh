@@ -19,6 +19,8 @@ packages=(
 if [ "${1:-}" = --tests ]; then
   # the same network in PyTorch as an oracle, with an optimised BLAS to be timed with
   packages+=(python3-torch python3-yaml libopenblas0-pthread)
+  # a SLURM of two nodes for the job scripts, which the tests start and stop themselves
+  packages+=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2)
 fi
 
 if ! command -v dpkg-query >/dev/null; then

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The job scripts on a real SLURM: training that is told to stop saves, is queued again and ends with the very numbers of
 # an undisturbed run; forecasts of an array and the sum of their scores are those of one run; the benchmark climbs its
-# ladder. Skips where no cluster answers. Needs PLUVIA and MPIEXEC, as ctest sets them; the cluster must see this file
-# system.
+# ladder. Where no cluster answers it starts one of its own, as root; else it skips. Needs PLUVIA and MPIEXEC, as ctest
+# sets them; the cluster must see this file system.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib/small_model.sh"
 source "$here/lib/slurm.sh"
-require_slurm
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+trap 'stop_cluster; rm -rf "$folder"' EXIT
+require_slurm "$folder/cluster"
 cd "$folder"
 export PLUVIA PLUVIA_JOBS=$here/../../jobs
 small_archive 37 42

@@ -3,22 +3,25 @@
 # A training job on two nodes of which one is set down, or loses its network, in the middle: SLURM queues it again, and
 # on a third node, or once that one is back, it goes on by itself from its last checkpoint and ends with the bytes of an
 # undisturbed run.
-# Skips where no cluster answers. Needs PLUVIA and MPIEXEC, as ctest sets them, and the right to set nodes down; Python
-# with netCDF4; a cluster that sees this file system. PLUVIA_CUT_NODE and PLUVIA_HEAL_NODE are commands that unplug the
-# node they are given as argument and plug it in again; without them no network is cut.
+# Where no cluster answers it starts one of its own, as root; else it skips. Needs PLUVIA and MPIEXEC, as ctest sets them,
+# and the right to set nodes down; Python with netCDF4; a cluster that sees this file system. On another's cluster
+# PLUVIA_CUT_NODE and PLUVIA_HEAL_NODE are commands that unplug the node they are given as argument and plug it in again;
+# without them no network is cut there.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib/small_model.sh"
 source "$here/lib/python.sh"
 source "$here/lib/kill_rank.sh"
 source "$here/lib/slurm.sh"
-require_slurm
 find_python netCDF4 numpy || exit 77
-nodes=$(sinfo -h -N -t idle -o %N | sort -u | wc -l)
-[ "$nodes" -ge 2 ] || { echo "skipped: needs two idle nodes"; exit 77; }
 folder=$(mktemp -d)
 broken="" # the command that mends what is broken now
-trap '$broken; rm -rf "$folder"' EXIT
+trap '$broken; stop_cluster; rm -rf "$folder"' EXIT
+require_slurm "$folder/cluster"
+cut=${PLUVIA_CUT_NODE:-} heal=${PLUVIA_HEAL_NODE:-}
+if [ -n "${cluster:-}" ]; then cut=cluster_cut heal=cluster_heal; fi
+nodes=$(sinfo -h -N -t idle -o %N | sort -u | wc -l)
+[ "$nodes" -ge 2 ] || { echo "skipped: needs two idle nodes"; exit 77; }
 cd "$folder"
 export PLUVIA PLUVIA_JOBS=$here/../../jobs
 small_archive 37 42
@@ -60,9 +63,9 @@ set_down() { scontrol update NodeName="$1" State=DOWN Reason="a test of Pluvia";
 set_up() { scontrol update NodeName="$1" State=RESUME 2>/dev/null || true; } # many clusters do so by themselves
 disturb last_down tail 30 set_down set_up
 disturb first_down head 30 set_down set_up
-if [ -n "${PLUVIA_CUT_NODE:-}" ] && [ -n "${PLUVIA_HEAL_NODE:-}" ]; then
-  disturb last_cut tail 180 "$PLUVIA_CUT_NODE" "$PLUVIA_HEAL_NODE"
-  disturb first_cut head 180 "$PLUVIA_CUT_NODE" "$PLUVIA_HEAL_NODE"
+if [ -n "$cut" ] && [ -n "$heal" ]; then
+  disturb last_cut tail 180 "$cut" "$heal"
+  disturb first_cut head 180 "$cut" "$heal"
 else
   echo "not tested: a cut network (PLUVIA_CUT_NODE and PLUVIA_HEAL_NODE are not set)"
 fi

@@ -1,6 +1,10 @@
-# Sourced. require_slurm: skips the test where no cluster answers.
+# Sourced. require_slurm FOLDER: the cluster that answers, or one of the test's own in FOLDER; where none can be started
+# the test is skipped, saying why. To be followed, at the end, by stop_cluster.
+source "$(dirname "${BASH_SOURCE[0]}")/slurm_cluster.sh"
 require_slurm() {
-  command -v sbatch >/dev/null && timeout 5 sinfo -h >/dev/null 2>&1 || { echo "skipped: no SLURM cluster answers"; exit 77; }
+  command -v sbatch >/dev/null && timeout 5 sinfo -h >/dev/null 2>&1 && return
+  local why
+  start_cluster "$1" >"$1.why" || { why=$(cat "$1.why"); stop_cluster; echo "skipped: no SLURM cluster answers, and $why"; exit 77; }
 }
 # submit OPTION ... SCRIPT ARGUMENT ...: prints the number of the job.
 submit() { sbatch --parsable --output=slurm-%j.out "$@"; }
