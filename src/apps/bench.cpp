@@ -187,10 +187,12 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
 
   // Memory first: the ceilings bring arrays of their own.
   const double before = peak_memory();
+  network.forecast();
+  const double forecast_grown = largest(world, peak_memory() - before);
   network.step();
   const double held = largest(world, peak_memory()), grown = largest(world, peak_memory() - before);
-  const Footprint footprint =
-      estimate_footprint(s.model, network.ports(), network.tiles().partition(), world.rank(), keep_of(s.train));
+  const Footprint footprint = estimate_footprint(s.model, network.ports(), network.tiles().partition(),
+                                                 world.rank(), keep_of(s.train));
   const auto kept = static_cast<double>(footprint.activation_bytes + footprint.inside_bytes);
 
   Progress progress(log, "bench", 4);
@@ -279,10 +281,13 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
                      static_cast<double>(halo.bytes) / mib, halo.messages);
   out +=
       fmt::format("\nmemory      a step holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all; "
-                  "activations to keep {:.1f} MiB: {:.2f} times\n\n",
-                  grown / mib, held / mib, largest(world, kept) / mib, grown / largest(world, kept));
-  json["memory_bytes"] = {
-      {"peak", held}, {"peak_of_step", grown}, {"activations_to_keep", largest(world, kept)}};
+                  "activations to keep {:.1f} MiB: {:.2f} times; a forecast holds {:.1f} MiB more\n\n",
+                  grown / mib, held / mib, largest(world, kept) / mib, grown / largest(world, kept),
+                  forecast_grown / mib);
+  json["memory_bytes"] = {{"peak", held},
+                          {"peak_of_step", grown},
+                          {"peak_of_forecast", forecast_grown},
+                          {"activations_to_keep", largest(world, kept)}};
   // The rows are of one rank, and so is the ceiling to compare them with.
   out += operator_table(profile, rounds, ceiling / world.size(), json["operators"]);
 

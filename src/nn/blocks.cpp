@@ -47,10 +47,11 @@ ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, In
 
 Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x) {
   const Margin margin = reach(block.first.stencil);
-  const Var n = apply(tape, block.norm, x, Activation::gelu, margin);
-  const Var h = conv3d(tape, tiles, level, n, *block.first.weight, *block.first.bias, block.first.stencil);
-  const Var a = gelu(tape, h, margin);
-  return conv3d(tape, tiles, level, a, *block.second.weight, *block.second.bias, block.second.stencil, x);
+  // One name for what follows from another, so that a forecast lets go of what it has used.
+  Var h = apply(tape, block.norm, x, Activation::gelu, margin);
+  h = conv3d(tape, tiles, level, h, *block.first.weight, *block.first.bias, block.first.stencil);
+  h = gelu(tape, h, margin);
+  return conv3d(tape, tiles, level, h, *block.second.weight, *block.second.bias, block.second.stencil, x);
 }
 
 Recurrence make_recurrence(ParameterSet& set, const std::string& name, Index c) {
@@ -164,10 +165,12 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
   const AttentionWindow window{tiles.every_frame(x->value.shape().t), tiles.around_y(level, skip.radius),
                                tiles.around_x(level, skip.radius)};
   const Margin keys = key_margin(tiles, level, window);
-  const Var n = apply(tape, skip.norm, x, Activation::none);
-  const Var o =
-      attention(tape, tiles, level, apply(tape, skip.q, lead), apply(tape, skip.k, n, nullptr, keys),
-                apply(tape, skip.v, n, nullptr, keys), window, watch(probe, AttentionKind::skip, level));
+  Var n = apply(tape, skip.norm, x, Activation::none);
+  Var k = apply(tape, skip.k, n, nullptr, keys), v = apply(tape, skip.v, n, nullptr, keys);
+  n.reset();
+  const Var o = attention(tape, tiles, level, apply(tape, skip.q, lead), k, v, window,
+                          watch(probe, AttentionKind::skip, level));
+  k.reset(), v.reset();
   return apply(tape, skip.output, o);
 }
 

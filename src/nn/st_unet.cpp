@@ -68,8 +68,8 @@ Margin StUnet::input_margin() const {
   return merged_ == 1 ? Margin{} : reach(stem_.stencil);
 }
 
-Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base,
-                    const Dropout& dropout, AttentionProbe* probe) {
+Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base, const Dropout& dropout,
+                    AttentionProbe* probe) {
   const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
                        Margin margin = {}) {
     return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
@@ -82,7 +82,8 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, const Var& input, const Va
         x);
   };
   const Margin stem_margin = reach(stem_.stencil);
-  Var x = merged_ == 1 ? lin(entry_, merge(tape, input), nullptr, stem_margin) : input;
+  Var x = std::move(input);
+  if (merged_ == 1) x = lin(entry_, merge(tape, x), nullptr, stem_margin);
   x = conv3d(tape, tiles, merged_, x, *stem_.weight, *stem_.bias, stem_.stencil);
 
   std::vector<Var> skips;

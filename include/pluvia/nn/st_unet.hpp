@@ -33,8 +33,8 @@ public:
   /// class probabilities) has the shape of the logits. In training, skips lose the channels that `dropout`
   /// says; in forecasts a probe notes what its cells attend to. Tiles of level 0, also of a tiling with more
   /// levels.
-  /// Collective over tiles.comm().
-  Var forward(Tape& tape, Decomposition& tiles, const Var& input, const Var& base,
+  /// An input that is moved in is let go of as soon as it has been read. Collective over tiles.comm().
+  Var forward(Tape& tape, Decomposition& tiles, Var input, const Var& base,
               const Dropout& dropout = {}, AttentionProbe* probe = nullptr);
   /// Level of the tiling that the first entry of model.channels lies on: 1 when the input is merged, else 0.
   int first_level() const { return merged_; }
