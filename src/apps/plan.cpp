@@ -152,10 +152,10 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   out += describe_levels(tiling, s.model) + "\n";
   out += describe_ranks(partition, s, {rule.channels(), s.target.leads_hours, rule.classes()});
   out += fmt::format(
-      "\nA step is {} samples, {} one after the other. Add up to {:.0f} MiB of decoded frames a rank "
+      "\nA step is {} samples, {}one after the other. Add up to {:.0f} MiB of decoded frames a rank "
       "(data.cache_mib).\n",
       s.train.batch,
-      replicas > 1 ? fmt::format("up to {} a replica,", (s.train.batch + replicas - 1) / replicas) : "",
+      replicas > 1 ? fmt::format("up to {} a replica, ", (s.train.batch + replicas - 1) / replicas) : "",
       s.data.cache_mib);
   if (log.voice() != Log::Voice::silent) std::fputs(out.c_str(), stdout);
   return ExitCode::done;

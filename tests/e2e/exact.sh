@@ -30,6 +30,11 @@ same() { "$python" "$here/compare_checkpoints.py" "$@"; }
 last=$(printf 'checkpoint_%08d.h5' "$steps")
 for precision in f32 auto; do
   train "$precision" 1 train.precision="$precision" parallel.threads=1
+  if [ "$precision" = auto ] && ! grep -q bf16 err; then # f32 once more
+    same "f32/$last" "auto/$last"
+    echo "bf16 is not tested: this processor has no matrix unit for it"
+    break
+  fi
   turn=0
   for ranks in 1 2 3 4 6 8; do
     for rows in $(seq "$ranks"); do

@@ -1,0 +1,215 @@
+#include <vector>
+
+#include "attention_lanes.hpp"
+#include "pluvia/core/order_free_sums.hpp"
+
+namespace pluvia {
+
+namespace {
+
+using namespace lanes16;
+
+/// Queries that all cells share: their gradients add up over cells, in the order of rows and lanes, or, where
+/// order-free sums are given, in any.
+class SharedQueryGradient {
+public:
+  /// Of the leads of a tile s among those of q, with so many rows to add up one by one. Idle unless shared.
+  SharedQueryGradient(bool shared, const Shape& s, const Tensor& q, TileOrigin origin, Index rows,
+                      OrderFreeSums* sums)
+      : samples_(shared ? s.b : 0), rows_(rows), leads_(q.shape().t), channels_(s.c),
+        first_(origin.query_frame), sums_(sums) {
+    const auto values = static_cast<std::size_t>(leads_ * channels_),
+               parts = static_cast<std::size_t>(samples_ * rows_);
+    if (sums)
+      free_.assign(parts, OrderFreeSums(values));
+    else
+      partial_.assign(parts * values, 0.0F);
+  }
+  void add(const Block& block, Index b, Index t, Index row, int n, Index channel) {
+    const Index part = b * rows_ + row, at = (t + first_) * channels_ + channel;
+    if (sums_) {
+      OrderFreeSums& to = free_[static_cast<std::size_t>(part)];
+      for (int i = 0; i < n; ++i) {
+        float cell[head_channels];
+        for (int c = 0; c < head_channels; ++c) cell[c] = score_scale * block.c[c].v[i];
+        to.add(static_cast<std::size_t>(at), cell);
+      }
+      return;
+    }
+    float* to = partial_.data() + part * leads_ * channels_ + at;
+    for (int c = 0; c < head_channels; ++c)
+      for (int i = 0; i < n; ++i) to[c] += score_scale * block.c[c].v[i];
+  }
+  /// Zero for the leads of other tiles.
+  void store(Tensor& dq) const {
+    for (const OrderFreeSums& row : free_) sums_->add(row);
+    if (sums_) return;
+    dq.fill(0.0F);
+    for (Index part = 0; part < samples_ * rows_; ++part)
+      for (Index t = 0; t < leads_; ++t)
+        for (Index c = 0; c < channels_; ++c)
+          dq.cell(0, t, 0, 0)[c] += partial_[static_cast<std::size_t>((part * leads_ + t) * channels_ + c)];
+  }
+
+private:
+  Index samples_, rows_, leads_, channels_, first_;
+  OrderFreeSums* sums_;
+  std::vector<float> partial_;      // of each row, [leads, C]
+  std::vector<OrderFreeSums> free_; // the same
+};
+
+constexpr Lanes ones = all_lanes(1.0F), scales = all_lanes(score_scale);
+
+/// All three gradients at once, for they need the same weights: of the tile's own queries from every key they
+/// see, of its own keys from every query that sees them.
+void pull_home(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
+               const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor* dq, Tensor& dk,
+               Tensor& dv, OrderFreeSums* shared_sums) {
+  const Shape& s = d_o.shape();
+  const Span own_keys{0, dk.shape().t}, own_queries{0, s.t}, keys_held = frames_at_hand(k),
+                                                             queries_held = frames_at_hand(d_o);
+  const bool shared = shared_sums || shared_queries(q, d_o);
+  SharedQueryGradient sum(shared, s, q, origin, s.y, shared_sums);
+  for_strips(s, [&](Index b, Index row, const Patch& patch) {
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
+      std::vector<Block> out_k(static_cast<std::size_t>(own_keys.to), Block{}), out_v(out_k);
+      for (Index t = queries_held.from; t < queries_held.to; ++t) {
+        const bool own_query = t >= own_queries.from && t < own_queries.to;
+        const Span seen = key_frames(window, origin, t),
+                   frames = own_query ? seen : intersect(seen, own_keys);
+        if (frames.size() <= 0) continue;
+        const Block query = gather_query(q, shared, b, t, origin, patch, channel),
+                    g = gather(d_o, b, t, patch, channel);
+        const Lanes norm = gather_value(log_sum, b, t, patch, h), del = gather_value(delta, b, t, patch, h);
+        Block out{};
+        for (Index i = frames.from; i < frames.to; ++i) {
+          const auto j = static_cast<std::size_t>(i - keys_held.from);
+          Lanes p, ds;
+          products(query, keys[j], &p);
+          products(g, values[j], &ds);
+          pull_scores(p, ds, norm, del);
+          if (own_query) add_weighted(out, &ds, keys[j]);
+          if (i < own_keys.from || i >= own_keys.to) continue;
+          add_weighted(out_k[static_cast<std::size_t>(i)], &ds, query); // which carries the scale
+          add_weighted(out_v[static_cast<std::size_t>(i)], &p, g);
+        }
+        if (!own_query) continue;
+        if (shared)
+          sum.add(out, b, t, row, patch.n, channel);
+        else if (dq)
+          scatter(out, scales, *dq, b, t, patch, channel);
+      }
+      for (Index t = own_keys.from; t < own_keys.to; ++t) {
+        scatter(out_k[static_cast<std::size_t>(t)], ones, dk, b, t, patch, channel);
+        scatter(out_v[static_cast<std::size_t>(t)], ones, dv, b, t, patch, channel);
+      }
+    }
+  });
+  if (shared && dq) sum.store(*dq);
+}
+
+} // namespace
+
+void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta) {
+  const Shape& s = o.shape();
+  parallel_for(s.b * s.t * s.y, [&](Index row) {
+    const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
+    for (Index x = 0; x < s.x; ++x) {
+      const float *g = d_o.cell(b, t, y, x), *value = o.cell(b, t, y, x);
+      float* out = delta.cell(b, t, y, x);
+      for (Index h = 0; h < s.c / head_channels; ++h, g += head_channels, value += head_channels) {
+        float sum = 0;
+        for (int c = 0; c < head_channels; ++c) sum = std::fma(g[c], value[c], sum);
+        out[h] = sum;
+      }
+    }
+  });
+}
+
+namespace {
+
+void pull_queries(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
+                  const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor& dq,
+                  OrderFreeSums* shared_sums) {
+  const Shape& s = d_o.shape();
+  const bool shared = shared_sums || shared_queries(q, d_o);
+  SharedQueryGradient sum(shared, s, q, origin, (s.y + patch_height - 1) / patch_height, shared_sums);
+  for_patches(s, [&](Index b, Index t, Index row, const Patch& patch) {
+    const Shared box(patch, window, origin, &AxisWindow::keys);
+    const Span frames = key_frames(window, origin, t);
+    std::vector<Lanes> p(static_cast<std::size_t>(box.width())), ds(p.size());
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      const Block query = gather_query(q, shared, b, t, origin, patch, channel),
+                  g = gather(d_o, b, t, patch, channel);
+      const Lanes norm = gather_value(log_sum, b, t, patch, h), del = gather_value(delta, b, t, patch, h);
+      Block out{};
+      for (Index kt = frames.from; kt < frames.to; ++kt)
+        for (Index ky = box.y().from; ky < box.y().to; ++ky) {
+          const float* keys = k.cell(b, kt, ky, box.x().from) + channel;
+          products(query, keys, s.c, box.width(), p.data());
+          box.mask(p.data(), ky);
+          products(g, v.cell(b, kt, ky, box.x().from) + channel, s.c, box.width(), ds.data());
+          for (std::size_t j = 0; j < p.size(); ++j) pull_scores(p[j], ds[j], norm, del);
+          add_weighted(out, ds.data(), keys, s.c, box.width());
+        }
+      if (shared)
+        sum.add(out, b, t, row, patch.n, channel);
+      else
+        scatter(out, scales, dq, b, t, patch, channel);
+    }
+  });
+  if (shared) sum.store(dq);
+}
+
+void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o, const Tensor& log_sum,
+               const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor& dk,
+               Tensor& dv) {
+  const Shape& s = dk.shape();
+  const Span held = frames_at_hand(d_o);
+  const bool shared = shared_queries(q, d_o);
+  for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
+    // Frames of lead-time queries are leads: every one of them sees every frame.
+    const Span frames = window.t.kind == AxisWindow::Kind::all
+                            ? held
+                            : shifted(window.t.queries(t + origin.key_frame), -origin.query_frame);
+    const Shared box(patch, window, origin, &AxisWindow::queries);
+    std::vector<Lanes> p(static_cast<std::size_t>(box.width())), ds(p.size());
+    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+      const Block key = gather(k, b, t, patch, channel, score_scale), value = gather(v, b, t, patch, channel);
+      Block out_k{}, out_v{};
+      for (Index qt = frames.from; qt < frames.to; ++qt)
+        for (Index qy = box.y().from; qy < box.y().to; ++qy) {
+          const float* queries =
+              (shared ? q.cell(0, qt + origin.query_frame, 0, 0) : q.cell(b, qt, qy, box.x().from)) + channel;
+          const float* gradients = d_o.cell(b, qt, qy, box.x().from) + channel;
+          const Index query_stride = shared ? 0 : s.c;
+          products(key, queries, query_stride, box.width(), p.data());
+          box.mask(p.data(), qy);
+          products(value, gradients, s.c, box.width(), ds.data());
+          for (std::size_t j = 0; j < p.size(); ++j) {
+            const Index x = box.x().from + static_cast<Index>(j);
+            pull_scores(p[j], ds[j], all_lanes(log_sum.cell(b, qt, qy, x)[h]),
+                        all_lanes(delta.cell(b, qt, qy, x)[h]));
+          }
+          add_weighted(out_v, p.data(), gradients, s.c, box.width());
+          add_weighted(out_k, ds.data(), queries, query_stride, box.width());
+        }
+      scatter(out_k, scales, dk, b, t, patch, channel);
+      scatter(out_v, ones, dv, b, t, patch, channel);
+    }
+  });
+}
+
+} // namespace
+
+void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                      const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
+                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv, OrderFreeSums* shared_sums) {
+  if (stays_home(window))
+    return pull_home(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv, shared_sums);
+  if (dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);
+  pull_keys(q, k, v, d_o, log_sum, delta, window, origin, dk, dv);
+}
+
+} // namespace pluvia
