@@ -59,9 +59,10 @@ class View:
         self.y_name, self.x_name = image.dims[-2:]
         self.y, self.x = image[self.y_name].values.astype(float), image[self.x_name].values.astype(float)
         self.at = (float(attention[f"cell_{self.y_name}"][point]), float(attention[f"cell_{self.x_name}"][point]))
-        self.degrees = image[self.y_name].attrs.get("units", "").startswith("degree")
+        units = image[self.y_name].attrs.get("units", "")
+        self.degrees, self.metres = units.startswith("degree"), units in ("m", "metre", "meter")
         self.turns = (-360, 0, 360) if self.degrees else (0,)
-        cell = max(abs(np.diff(self.y)).mean(), abs(np.diff(self.x)).mean())
+        self.cell = cell = max(abs(np.diff(self.y)).mean(), abs(np.diff(self.x)).mean())
         reach = 10 * cell
         for kind, level in windows:
             for axis, centre in zip((self.y_name, self.x_name), self.at):
@@ -79,10 +80,11 @@ class View:
         grey = plt.get_cmap("gray_r").copy()
         grey.set_bad("tab:pink")
         (south, north), (west, east) = self.limits
-        rows = (self.y > south - 1) & (self.y < north + 1)
+        margin = 1.5 * self.cell  # so that cells at the edge have a neighbour
+        rows = (self.y > south - margin) & (self.y < north + margin)
         drawn = None
         for turn in self.turns:
-            columns = (self.x + turn > west - 1) & (self.x + turn < east + 1)
+            columns = (self.x + turn > west - margin) & (self.x + turn < east + margin)
             if columns.sum() > 1 and rows.sum() > 1:
                 part = np.ma.masked_invalid(values[np.ix_(rows, columns)])
                 drawn = axes.pcolormesh(self.x[columns] + turn, self.y[rows], part, cmap=grey, shading="nearest",
@@ -103,6 +105,10 @@ class View:
             axes.yaxis.set_major_formatter(lambda v, _: parallel(v))
         else:
             axes.set_aspect("equal")
+        if self.metres:
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(lambda v, _: f"{v / 1000:g}")
+            axes.set_xlabel("km" if labels else None, fontsize=7)
         axes.locator_params(nbins=4)
         axes.tick_params(labelsize=7, labelbottom=labels, labelleft=labels)
 
@@ -187,7 +193,7 @@ def main():
     wide = columns * side
     large = min((wide - 0.6 * (panels - 1)) / panels, 3.6) if windows else 0
     bars, heading = 1.4, 1.1
-    below = large * shape + 0.95 if windows else 0
+    below = large * shape + 1.1 if windows else 0
     tall = heading + (side - gap) * shape + 0.35 + bars + below + 0.35
     figure = plt.figure(figsize=(left + wide + right, tall))
 
@@ -223,7 +229,7 @@ def main():
         shades = plt.get_cmap("autumn_r")(np.linspace(0, 1, 256))
         shades[:, 3] = np.clip((np.linspace(0, top, 256) - 0.5) / (top - 0.5), 0, 1) ** 0.7 * 0.8
         overlay = ListedColormap(shades)
-        down += bars + 0.6
+        down += bars + 0.75
         pitch = wide / panels
         for number, ((kind, level, _), ratio) in enumerate(zip(windows, ratios)):
             a = box(left + number * pitch + (pitch - large) / 2, down, large, large * shape)
@@ -238,15 +244,15 @@ def main():
                                                   edgecolor=(1, 1, 1, 0.35), linewidth=0.4))
             view.finish(a, land, coast, "gold", True)
             width = int(attention[f"{kind}_weight_level{level}"].attrs["cell_width"])
-            text = f"{title_of(kind, leads[lead])}, level {level}: " + \
+            text = f"{title_of(kind, leads[lead])}\nlevel {level}: " + \
                 (f"cells of {width} x {width}" if width > 1 else "single cells")
             share = f"spatial_share_level{level}"
             if kind == "spatial" and share in attention:
                 gate = float(attention[share][point])
-                text += f"\ngate: {100 * gate:.0f} % space (shown), {100 - 100 * gate:.0f} % time"
+                text += f"\ngate: space {100 * gate:.0f} %, time {100 - 100 * gate:.0f} %"
             elif "frame" in attention[f"{kind}_weight_level{level}"].dims:
                 text += "\nall images together"
-            a.set_title(text, fontsize=9)
+            a.set_title(text, fontsize=8)
         scale = plt.cm.ScalarMappable(cmap=overlay, norm=plt.Normalize(0, top))
         bar = figure.colorbar(scale, cax=box(left + wide + 0.1, down, 0.12, large * shape))
         bar.ax.set_facecolor("0.5")

@@ -88,12 +88,13 @@ def main():
         if system != "climatology" and all(v is None or v < floor for v in values):
             labels[labels.index(NAMES.get(system, system))] += " (skill below the scale)"
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=min(len(labels), columns + 1), frameon=False)
-    span = data.get("test_range", {})
-    when = " to ".join(t for t in (span.get("from"), span.get("to")) if t)
-    figure.suptitle(f"{data['forecasts']} forecasts on {data['days']} days" + (f", {when}" if when else "") +
-                    (": too few days for intervals" if data["days"] < 4 else ""), fontsize=12)
+    # Of merged scores only the sums know all days.
+    days = sorted(day["day"][:10] for day in data["sums"]["days"])
+    what = f"{data['forecasts']} forecasts on {len(days)} day{'s' * (len(days) != 1)}, " + \
+        " to ".join(dict.fromkeys((days[0], days[-1])))
+    figure.suptitle(what + (": too few days for intervals" if len(days) < 4 else ""), fontsize=12)
     figure.savefig(args.output, dpi=130, bbox_inches="tight")
-    print(f"{args.output}: thresholds {', '.join(f'{t:g}' for t in thresholds)} mm")
+    print(f"{args.output}: {what}; thresholds {', '.join(f'{t:g}' for t in thresholds)} mm")
 
 
 def draw_skill(axes, systems, leads, threshold, score, colour):

@@ -119,6 +119,10 @@ void declare(TrainSettings& s, const Declare& key) {
       "share of the skips' channels that a sample does without");
   key("train.climatology_dropout", &s.climatology_dropout, "1", {.low = 0, .high = 0.9},
       "largest share of days that a sample's climatology does without");
+  key("train.frame_dropout", &s.frame_dropout, "1", {.low = 0, .high = 0.9},
+      "share of the predictors' frames that a sample misses, as after an outage; never all the newest");
+  key("train.brightness_jitter_kelvin", &s.brightness_jitter_kelvin, "K", {.low = 0, .high = 50},
+      "deviation of an offset that a sample adds to all predictors with time but the target's past");
   key("train.precision", &s.precision, "", {.words = {"auto", "f32", "bf16"}},
       "of products in training; auto = bf16 where all processors multiply matrices of it, else f32");
   key("train.keep", &s.keep, "", {.words = {"everything", "blocks"}},

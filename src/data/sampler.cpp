@@ -7,6 +7,7 @@
 #include "pluvia/comm/reduce_sums.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/parallel_for.hpp"
+#include "pluvia/core/random.hpp"
 #include "pluvia/data/amount_class.hpp"
 
 namespace pluvia {
@@ -93,6 +94,9 @@ std::vector<Time> initial_times(const SampleRule& rule, std::span<const TimeSpan
 
 Sampler::Sampler(const ArchiveIndex& index, SampleRule rule, const Rect& tile, std::size_t cache_bytes)
     : reader_(index, tile, cache_bytes), rule_(std::move(rule)) {
+  for (const std::string& name : rule_.predictors)
+    has_time_.push_back(std::ranges::find(index.constants, name, &ArchiveIndex::Constant::name) ==
+                        index.constants.end());
   const std::vector<float> lat = reader_.latitudes(), lon = reader_.longitudes();
   for (std::size_t i = 0; i < lat.size(); ++i) {
     sin_lat_.push_back(static_cast<float>(std::sin(lat[i] * degree)));
@@ -165,8 +169,27 @@ Normalisation Sampler::measure(const Communicator& comm, std::span<const TimeSpa
   return out;
 }
 
+std::vector<bool> Sampler::lost_frames(const Disturbance& d) const {
+  const std::size_t history = rule_.history;
+  std::vector<bool> lost(rule_.predictors.size() * history, false);
+  std::vector<std::size_t> newest; // that have arrived
+  for (std::size_t p = 0; p < rule_.predictors.size(); ++p) {
+    if (!has_time_[p]) continue;
+    for (std::size_t f = 0; f < history; ++f)
+      lost[p * history + f] = random_uniform(d.seed, RandomPurpose::outage, d.sample,
+                                             static_cast<std::uint64_t>(p) << 32 | f) < d.frame_dropout;
+    const auto late = static_cast<std::size_t>((rule_.latency[p] + rule_.frame_step - 1) / rule_.frame_step);
+    if (late < history) newest.push_back((p + 1) * history - 1 - late);
+  }
+  if (!newest.empty() && std::ranges::all_of(newest, [&](std::size_t i) { return lost[i]; }))
+    lost[newest[random_below(newest.size(), d.seed, RandomPurpose::outage, d.sample, ~std::uint64_t{0})]] =
+        false;
+  return lost;
+}
+
 SampleInput Sampler::input(Time init, const Normalisation& normalisation,
-                           const std::vector<std::vector<float>>& base, Margin margin, Span frames) {
+                           const std::vector<std::vector<float>>& base, Margin margin, Span frames,
+                           const Disturbance& disturbance) {
   const Rect& r = tile();
   const std::size_t n = rule_.predictors.size(), cells = static_cast<std::size_t>(r.cells());
   const auto classes = static_cast<std::size_t>(rule_.classes());
@@ -179,11 +202,19 @@ SampleInput Sampler::input(Time init, const Normalisation& normalisation,
       const float dry = std::clamp(base[lead][i * classes], 1e-3F, 0.999F);
       odds[lead * cells + i] = 0.5F * std::log((1.0F - dry) / dry);
     }
+  const std::vector<bool> lost = lost_frames(disturbance);
+  const auto drift =
+      static_cast<float>(disturbance.brightness_jitter *
+                         random_normal(disturbance.seed, RandomPurpose::drift, disturbance.sample));
+  std::vector<float> offset;
+  for (std::size_t p = 0; p < n; ++p)
+    offset.push_back(has_time_[p] && rule_.predictors[p] != rule_.rain.variable ? drift : 0.0F);
   for (Index f = frames.from; f < frames.to; ++f) {
     const Time time = init - (static_cast<Index>(rule_.history) - 1 - f) * rule_.frame_step;
     std::vector<std::vector<float>> values(n);
     for (std::size_t p = 0; p < n; ++p) {
-      if (time <= init - rule_.latency[p]) values[p] = predictor(p, time);
+      if (time <= init - rule_.latency[p] && !lost[p * rule_.history + static_cast<std::size_t>(f)])
+        values[p] = predictor(p, time);
       for (std::size_t i = 0; i < cells; ++i) {
         if (values[p].empty())
           sample.quality[i] |= input_quality::frame_missing;
@@ -204,7 +235,8 @@ SampleInput Sampler::input(Time init, const Normalisation& normalisation,
         float* out = sample.features.cell(0, f - frames.from, y, x);
         for (std::size_t p = 0; p < n; ++p) {
           const bool valid = !values[p].empty() && !std::isnan(values[p][i]);
-          out[p] = valid ? (values[p][i] - normalisation.mean[p]) / normalisation.deviation[p] : 0.0F;
+          out[p] =
+              valid ? (values[p][i] + offset[p] - normalisation.mean[p]) / normalisation.deviation[p] : 0.0F;
           out[n + p] = valid ? 1.0F : 0.0F;
         }
         out += 2 * n;

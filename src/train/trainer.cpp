@@ -95,9 +95,13 @@ private:
   bool resume(const RunFolder& folder);
   void restore(const Checkpoint& checkpoint, const std::string& path);
   void roll_back(std::int64_t diverged_at);
-  /// `days`: of a training sample, which sees the climatology without its own neighbourhood in time.
+  /// Draws for a training sample.
+  struct Draws {
+    DayDraw days; ///< it sees the climatology without its own neighbourhood in time, too
+    Disturbance disturbance;
+  };
   Sample sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans,
-                const DayDraw* days = nullptr);
+                const Draws* draws = nullptr);
   std::vector<Time> batch_at(std::int64_t step) const;
   Target target_of(const Sample& sample, const std::vector<double>& areas, double pairs) const;
   struct Weighing {
@@ -213,12 +217,12 @@ std::vector<float> Training::cell_areas() const {
 }
 
 Sample Training::sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans,
-                        const DayDraw* days) {
+                        const Draws* draws) {
   Sample s;
   s.number = number;
   for (Time lead : rule_.leads)
-    s.climatology.push_back(days ? climatology_->probabilities_without(init + lead, *days)
-                                 : hourly_.at(init + lead));
+    s.climatology.push_back(draws ? climatology_->probabilities_without(init + lead, draws->days)
+                                  : hourly_.at(init + lead));
   const Span own = leads();
   for (Index lead = own.from; lead < own.to; ++lead) {
     const Time end = init + rule_.leads[static_cast<std::size_t>(lead)];
@@ -230,7 +234,8 @@ Sample Training::sample(std::size_t number, Time init, const std::vector<TimeSpa
                : regression_base(regressions_, recent_weather(*surroundings_, recent_, tiles_.tile(0), init),
                                  s.climatology);
   s.input = sampler_.input(init, normalisation_, s.base, network_.input_margin(),
-                           tiles_.frames(static_cast<Index>(rule_.history)));
+                           tiles_.frames(static_cast<Index>(rule_.history)),
+                           draws ? draws->disturbance : Disturbance{});
   return s;
 }
 
@@ -297,8 +302,10 @@ std::optional<double> Training::step(std::int64_t number) {
     const std::vector<Time> batch = batch_at(number);
     for (std::size_t b = 0; b < batch.size(); ++b) {
       if (!grid_.works_on(b)) continue;
-      const DayDraw days{settings_.train.climatology_dropout, seed, first + b};
-      samples.push_back(sample(b, batch[b], train_, &days));
+      const TrainSettings& t = settings_.train;
+      const Draws draws{{t.climatology_dropout, seed, first + b},
+                        {t.frame_dropout, t.brightness_jitter_kelvin, seed, first + b}};
+      samples.push_back(sample(b, batch[b], train_, &draws));
     }
   });
   const Weighing weighing = weigh(world_, samples, static_cast<std::size_t>(settings_.train.batch));

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What forecast.write_attention asks for is written beside each forecast: the same bytes on 1, 3 and 4 ranks, weights
 # that add up to one over their keys, cells and times that hold the point, probabilities that are the product's; of an
-# ensemble one file per member; the plot draws it; points outside the grid are refused. Needs PLUVIA and MPIEXEC, as
-# ctest sets them; Python with netCDF4 and xarray.
+# ensemble one file per member; the plot draws it, on a projected grid too; points outside the grid are refused. Needs
+# PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4 and xarray.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib/small_model.sh"
@@ -114,12 +114,53 @@ END
 said=$(run 3 info "joint-on1/pluvia_attention_i20200103T2200Z.nc")
 grep -q '^  joint_weight_level2(point, frame, joint_row_level2, joint_column_level2)$' <<<"$said" ||
   { echo "$said"; exit 1; }
+
+# The same weather on a projected grid: y and x in metres, latitudes and longitudes of its cells turned against them.
+there=$("$python" - <<'END'
+import netCDF4
+import numpy
+
+with netCDF4.Dataset("archive.nc") as old, netCDF4.Dataset("projected.nc", "w") as new:
+    y, x = (25e3 * numpy.arange(old.dimensions[name].size) for name in ("lat", "lon"))
+    new.createDimension("time")
+    for name, values in (("y", y), ("x", x)):
+        new.createDimension(name, values.size)
+        axis = new.createVariable(name, "f8", (name,))
+        axis.setncatts({"standard_name": f"projection_{name}_coordinate", "units": "m"})
+        axis[:] = values
+    new.createVariable("crs", "i4").grid_mapping_name = "lambert_azimuthal_equal_area"
+    for name, unit, start, values in (("lat", "degrees_north", 5, 0.9 * y[:, None] + 0.4 * x),
+                                      ("lon", "degrees_east", 75, 0.9 * x - 0.4 * y[:, None])):
+        field = new.createVariable(name, "f8", ("y", "x"))
+        field.units = unit
+        field[:] = start + values / 111e3
+    new.createVariable("time", "f8", ("time",)).units = old["time"].units
+    new["time"][:] = old["time"][:]
+    for name in ("tb_window", "tb_vapour", "rain"):
+        field = new.createVariable(name, "f4", ("time", "y", "x"), fill_value=numpy.nan)
+        field.setncatts({"units": old[name].units, "grid_mapping": "crs", "coordinates": "lat lon"})
+        field[:] = numpy.ma.filled(old[name][:], numpy.nan)
+    print(new["lat"][17, 20], new["lon"][17, 20], sep=",")
+END
+)
+projected=(data.archive=projected.nc train.output=projected)
+pluvia 2 train "${projected[@]}"
+pluvia 3 forecast "${projected[@]}" forecast.output=projected forecast.write_attention="$there"
+"$python" - <<'END'
+import xarray
+
+file = xarray.open_dataset("projected/pluvia_attention_i20200103T2200Z.nc", decode_timedelta=False)
+assert (file["cell_y"][0], file["cell_x"][0]) == (17 * 25e3, 20 * 25e3)
+END
+
 if "$python" -c 'import matplotlib' 2>/dev/null; then
-  for form in neighbourhood joint; do
-    "$python" "$here/../../tools/plot_attention.py" "$form-on1/pluvia_attention_i20200103T2200Z.nc" \
-      --archive archive.nc --point 2 --lead 12 -o plot.png >said || { cat said; exit 1; }
-    grep -q 'point 2 of 2, lead 12 h' said && [ "$(stat -c %s plot.png)" -gt 20000 ]
-  done
+  drawn() { # TEXT FOLDER OPTION ...
+    "$python" "$here/../../tools/plot_attention.py" "$2/pluvia_attention_i20200103T2200Z.nc" --lead 12 -o plot.png \
+      "${@:3}" >said || { cat said; exit 1; }
+    grep -q "$1, lead 12 h" said && [ "$(stat -c %s plot.png)" -gt 20000 ]
+  }
+  for form in neighbourhood joint; do drawn 'point 2 of 2' "$form-on1" --archive archive.nc --point 2; done
+  drawn 'point 1 of 1' projected --archive projected.nc
 fi
 
 # refused PATTERN POINTS: on two ranks, with status 2, one message and nothing written.

@@ -27,7 +27,8 @@ cmp scores/scores.csv scores_3/scores.csv
 # Parts, as array jobs make them, add up to the whole.
 "$PLUVIA" verify deck.yaml verify.output=early data.test.to=2020-01-08T06:00 >/dev/null
 "$PLUVIA" verify deck.yaml verify.output=late data.test.from=2020-01-08T00:00 >/dev/null # windows overlap, ends do not
-"$PLUVIA" verify deck.yaml verify.output=merged 'verify.merge=[early/scores.json, late/*.json]' >/dev/null
+"$PLUVIA" verify deck.yaml verify.output=merged data.test.from=2020-01-09 \
+  'verify.merge=[early/scores.json, late/*.json]' >/dev/null
 cmp scores/scores.csv merged/scores.csv
 
 # What cannot be verified is refused with status 3, and nothing is left half-written.
@@ -48,7 +49,11 @@ refused 'foreign.json cannot be merged' 'verify.merge=[foreign.json]'
 refused 'nothing to verify' data.test.from=2021-01-01 data.test.to=2021-01-10
 
 if "$python" -c 'import xarray, matplotlib' 2>/dev/null; then
-  "$python" "$here/../../tools/plot_scores.py" scores/scores.json -o scores.png
+  # All days are named, also those of parts; a forecast whose windows end in two parts counts in both.
+  for drawn in 'scores 20' 'merged 21'; do
+    "$python" "$here/../../tools/plot_scores.py" "${drawn% *}/scores.json" -o scores.png | tee said
+    grep -q "${drawn#* } forecasts on 4 days, 2020-01-06 to 2020-01-09;" said
+  done
   first=$(ls forecasts/*.nc | head -1)
   "$python" "$here/../../tools/plot_forecast.py" "$first" --archive archive.nc --threshold 2 -o map.png
   for picture in scores.png map.png; do

@@ -18,6 +18,8 @@ enum class RandomPurpose : std::uint32_t {
   bootstrap,   ///< resampled days of a score
   test,        ///< inputs of tests
   subsample,   ///< cells and times a statistic is fitted on
+  outage,      ///< frames that a training sample does without
+  drift,       ///< of an imager's calibration in a training sample
 };
 
 /// The Philox4x32-10 block cipher (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3, SC11):

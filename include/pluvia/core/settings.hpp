@@ -79,6 +79,8 @@ struct TrainSettings {
   double clip_norm = 1.0;
   double dropout = 0;              ///< share of the skips' channels
   double climatology_dropout = 0;  ///< share of days, at most
+  double frame_dropout = 0;        ///< share of the predictors' frames
+  double brightness_jitter_kelvin = 0;
   std::string precision = "auto";  ///< auto | f32 | bf16
   std::string keep = "everything"; ///< everything | blocks
   bool exact = false;              ///< the same bits on every process grid

@@ -41,6 +41,16 @@ struct Normalisation {
 /// be bounded.
 std::vector<Time> initial_times(const SampleRule& rule, std::span<const TimeSpan> spans);
 
+/// What befalls an imager and the way from it, drawn for a training sample: frames that do not arrive, of at
+/// least one predictor with time not the newest, and an offset of all brightness temperatures (the predictors
+/// with time but the target's past). A function of these numbers, the predictor and the frame's place in the
+/// history alone, the same on every process grid.
+struct Disturbance {
+  double frame_dropout = 0;     ///< 0..1
+  double brightness_jitter = 0; ///< deviation of the offset [K]
+  std::uint64_t seed = 0, sample = 0;
+};
+
 /// The input of one forecast on one tile.
 struct SampleInput {
   Tensor features;                   ///< [1, frames, Y, X, channels]
@@ -68,15 +78,19 @@ public:
   /// probabilities of each lead's window that the network corrects ([height x width x classes]), with the
   /// margins that it wants.
   SampleInput input(Time init, const Normalisation& normalisation,
-                    const std::vector<std::vector<float>>& base, Margin margin, Span frames);
+                    const std::vector<std::vector<float>>& base, Margin margin, Span frames,
+                    const Disturbance& disturbance = {});
 
   /// Classes of the rain in (init + lead - window, init + lead], [height x width]; -1 where unknown.
   std::vector<std::int8_t> observed(Time end);
 
 private:
   std::vector<float> predictor(std::size_t p, Time time);
+  /// Whether each frame of each predictor is lost, [predictors x history].
+  std::vector<bool> lost_frames(const Disturbance& disturbance) const;
   ArchiveReader reader_;
   SampleRule rule_;
+  std::vector<bool> has_time_; ///< per predictor
   // Per cell: sine and cosine of latitude and longitude, and the same of the position within the domain.
   std::vector<float> sin_lat_, cos_lat_, sin_lon_, cos_lon_;
   std::vector<float> position_; ///< [height x width x 4]
