@@ -125,7 +125,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       const int ranks = static_cast<int>(wanted);
       const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
       const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts);
-      const Index ny = strong ? s.bench.ny : s.bench.ny * shape.rows,
+      const Index ny = strong ? s.bench.ny : s.bench.ny * shape.rows * parts,
                   nx = strong ? s.bench.nx : s.bench.nx * shape.cols;
       const Communicator part = world.split(world.rank() < ranks ? 0 : 1, world.rank());
       double figures[4] = {};
@@ -156,6 +156,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
                          figures[1], figures[2], 100 * efficiency, 100 * figures[3]);
       json.push_back({{"scaling", strong ? "strong" : "weak"},
                       {"ranks", ranks},
+                      {"parts_of_frames", parts},
                       {"ny", ny},
                       {"nx", nx},
                       {"median_s", figures[0]},

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "pluvia/core/parallel_for.hpp"
+
 namespace pluvia {
 
 namespace {
@@ -50,13 +52,25 @@ Index values_in(const HaloPlan::Piece& piece, const Tensor& t) {
   return piece.cells.cells() * t.shape().b * piece.frames_of(t.shape().t).size() * t.shape().c;
 }
 
-template <class RowCopy> void for_each_row(Tensor& tensor, const HaloPlan::Piece& piece, RowCopy&& copy) {
+/// Calls copy(row of the tensor, row of the message, values) for all rows of a piece; returns what lies
+/// behind them in the message.
+template <class RowCopy>
+float* for_each_row(Tensor& tensor, const HaloPlan::Piece& piece, float* message, RowCopy&& copy) {
   const Shape& s = tensor.shape();
   const Rect& r = piece.cells;
   const Span frames = piece.frames_of(s.t);
-  for (Index b = 0; b < s.b; ++b)
-    for (Index t = frames.from; t < frames.to; ++t)
-      for (Index y = r.y0; y < r.y1; ++y) copy(tensor.cell(b, t, y, r.x0), r.width() * s.c);
+  const Index height = r.height(), values = r.width() * s.c, rows = s.b * frames.size() * height;
+  const auto row = [&](Index i) {
+    copy(tensor.cell(i / height / frames.size(), frames.from + i / height % frames.size(), r.y0 + i % height,
+                     r.x0),
+         message + i * values, values);
+  };
+  constexpr Index worth_threads = 1 << 16; // values
+  if (rows * values < worth_threads)
+    for (Index i = 0; i < rows; ++i) row(i);
+  else
+    parallel_for(rows, row);
+  return message + rows * values;
 }
 
 /// Adds the time it lives to a sum.
@@ -79,18 +93,19 @@ void zero_margins(Tensor& tensor) {
   const auto zero = [&](Index b, Index t, Index y, Index x, Index cells) {
     std::memset(tensor.cell(b, t, y, x), 0, static_cast<std::size_t>(cells * s.c) * sizeof(float));
   };
-  for (Index b = 0; b < s.b; ++b)
-    for (Index t = -m.t_lo; t < s.t + m.t_hi; ++t) {
-      const bool ghost_frame = t < 0 || t >= s.t;
-      for (Index y = -m.y_lo; y < s.y + m.y_hi; ++y) {
-        if (ghost_frame || y < 0 || y >= s.y) {
-          zero(b, t, y, -m.x_lo, s.x + m.x_lo + m.x_hi);
-        } else {
-          zero(b, t, y, -m.x_lo, m.x_lo);
-          zero(b, t, y, s.x, m.x_hi);
-        }
+  const Index frames = s.t + m.t_lo + m.t_hi, height = s.y + m.y_lo + m.y_hi;
+  parallel_for(s.b * frames, [&](Index i) {
+    const Index b = i / frames, t = i % frames - m.t_lo;
+    if (t < 0 || t >= s.t) return zero(b, t, -m.y_lo, -m.x_lo, height * (s.x + m.x_lo + m.x_hi));
+    for (Index y = -m.y_lo; y < s.y + m.y_hi; ++y) {
+      if (y < 0 || y >= s.y) {
+        zero(b, t, y, -m.x_lo, s.x + m.x_lo + m.x_hi);
+      } else {
+        zero(b, t, y, -m.x_lo, m.x_lo);
+        zero(b, t, y, s.x, m.x_hi);
       }
     }
+  });
 }
 
 } // namespace
@@ -145,49 +160,53 @@ HaloPlan plan_halo(const Partition& partition, int level, int rank,
 
 HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors,
                            HaloCost& cost)
-    : plan_(plan), cost_(cost), tensors_(std::move(tensors)) {
+    : plan_(plan), comm_(comm), cost_(cost), tensors_(std::move(tensors)) {
   const Stopwatch packing(cost_.pack_seconds);
+  for ([[maybe_unused]] const Tensor* t : tensors_) assert(t->margin() == plan.margin);
   const auto prepare = [&](const std::vector<HaloPlan::Piece>& pieces, std::vector<Message>& messages) {
     for (const auto& piece : pieces) {
-      if (messages.empty() || messages.back().peer != piece.peer) messages.push_back({piece.peer, {}});
-      Index size = 0;
-      for (const Tensor* t : tensors_) size += values_in(piece, *t);
-      auto& data = messages.back().data;
-      data.resize(data.size() + static_cast<std::size_t>(size));
+      if (messages.empty() || messages.back().peer != piece.peer) messages.push_back({piece.peer});
+      for (const Tensor* t : tensors_) messages.back().size += static_cast<std::size_t>(values_in(piece, *t));
     }
+    for (Message& m : messages) m.data = std::make_unique_for_overwrite<float[]>(m.size);
   };
   prepare(plan.receives, incoming_);
   prepare(plan.sends, outgoing_);
-  for ([[maybe_unused]] const Tensor* t : tensors_) assert(t->margin() == plan.margin);
-
-  constexpr int tag = 11;
-  for (Message& m : incoming_) {
-    if (m.peer == comm.rank()) continue;
-    mpi_check(MPI_Irecv(m.data.data(), static_cast<int>(m.data.size()), MPI_FLOAT, m.peer, tag, comm.raw(),
-                        &requests_.emplace_back()),
-              "MPI_Irecv");
-  }
+  for (Message& m : incoming_)
+    if (m.peer != comm.rank()) post(m, true);
   std::size_t piece = 0;
   for (Message& m : outgoing_) {
-    float* out = m.data.data();
+    float* out = m.data.get();
     for (; piece < plan.sends.size() && plan.sends[piece].peer == m.peer; ++piece)
       for (Tensor* t : tensors_)
-        for_each_row(*t, plan.sends[piece], [&](const float* row, Index n) {
-          std::memcpy(out, row, static_cast<std::size_t>(n) * sizeof(float));
-          out += n;
+        out = for_each_row(*t, plan.sends[piece], out, [](const float* cells, float* message, Index n) {
+          std::memcpy(message, cells, static_cast<std::size_t>(n) * sizeof(float));
         });
     if (m.peer == comm.rank()) {
       for (Message& in : incoming_)
         if (in.peer == m.peer) in.data.swap(m.data);
       continue;
     }
-    cost_.bytes += static_cast<std::int64_t>(m.data.size() * sizeof(float));
+    cost_.bytes += static_cast<std::int64_t>(m.size * sizeof(float));
     ++cost_.messages;
-    mpi_check(MPI_Isend(m.data.data(), static_cast<int>(m.data.size()), MPI_FLOAT, m.peer, tag, comm.raw(),
-                        &requests_.emplace_back()),
-              "MPI_Isend");
+    post(m, false);
   }
   for (Tensor* t : tensors_) zero_margins(*t);
+}
+
+/// A message longer than MPI counts travels in several, which keep their order.
+void HaloExchange::post(Message& m, bool receive) {
+  constexpr int tag = 11;
+  constexpr std::size_t most = std::size_t{1} << 30;
+  for (std::size_t first = 0; first < m.size; first += most) {
+    float* const data = m.data.get() + first;
+    const auto count = static_cast<int>(std::min(most, m.size - first));
+    MPI_Request* const request = &requests_.emplace_back(MPI_REQUEST_NULL);
+    if (receive)
+      mpi_check(MPI_Irecv(data, count, MPI_FLOAT, m.peer, tag, comm_.raw(), request), "MPI_Irecv");
+    else
+      mpi_check(MPI_Isend(data, count, MPI_FLOAT, m.peer, tag, comm_.raw(), request), "MPI_Isend");
+  }
 }
 
 HaloExchange::~HaloExchange() {
@@ -204,12 +223,11 @@ void HaloExchange::finish() {
   const Stopwatch unpacking(cost_.pack_seconds);
   std::size_t piece = 0;
   for (Message& m : incoming_) {
-    const float* in = m.data.data();
+    float* in = m.data.get();
     for (; piece < plan_.receives.size() && plan_.receives[piece].peer == m.peer; ++piece)
       for (Tensor* t : tensors_)
-        for_each_row(*t, plan_.receives[piece], [&](float* row, Index n) {
-          std::memcpy(row, in, static_cast<std::size_t>(n) * sizeof(float));
-          in += n;
+        in = for_each_row(*t, plan_.receives[piece], in, [](float* cells, const float* message, Index n) {
+          std::memcpy(cells, message, static_cast<std::size_t>(n) * sizeof(float));
         });
   }
 }

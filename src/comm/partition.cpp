@@ -24,7 +24,7 @@ TimeAxis::TimeAxis(int parts, Index frames, Index leads, Index block)
                " cannot be shared out over parallel.time = " + std::to_string(parts),
            block > 1 ? "exact training keeps " + std::to_string(block) + " together (parallel.block_frames)"
                      : "every part needs at least one",
-           std::string("Lower parallel.time, ") + (block > 1 ? "or parallel.block_frames." : key));
+           std::string("Lower parallel.time, ") + (block > 1 ? "or set parallel.block_frames=1." : key));
   };
   if (parts == 1) return;
   require(frames, "frames", "or raise model.history.");

@@ -14,6 +14,20 @@ int neighbour(const Communicator& line, int step) {
   return rank < 0 || rank >= line.size() ? MPI_PROC_NULL : rank;
 }
 
+/// Books the time it lives.
+class Waiting {
+public:
+  explicit Waiting(HaloCost& cost) : cost_(cost) {}
+  ~Waiting() { cost_.wait_seconds += std::chrono::duration<double>(Clock::now() - start_).count(); }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+private:
+  using Clock = std::chrono::steady_clock;
+  HaloCost& cost_;
+  Clock::time_point start_ = Clock::now();
+};
+
 } // namespace
 
 Relay::Relay(const Communicator& line, Direction direction, HaloCost& cost)
@@ -21,6 +35,7 @@ Relay::Relay(const Communicator& line, Direction direction, HaloCost& cost)
       after_(neighbour(line, direction == Direction::up ? 1 : -1)) {}
 
 Relay::~Relay() {
+  const Waiting waiting(cost_);
   MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
 }
 
@@ -29,11 +44,10 @@ void Relay::take(std::span<float> values) {
     std::ranges::fill(values, 0.0F);
     return;
   }
-  const auto start = std::chrono::steady_clock::now();
+  const Waiting waiting(cost_);
   mpi_check(MPI_Recv(values.data(), static_cast<int>(values.size()), MPI_FLOAT, before_, tag, line_.raw(),
                      MPI_STATUS_IGNORE),
             "MPI_Recv");
-  cost_.wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void Relay::pass(std::vector<float> values) {

@@ -40,20 +40,6 @@ std::size_t chunk_side(std::size_t extent) {
   const std::size_t chunks = std::max<std::size_t>(1, (extent + most - 1) / most);
   return std::max<std::size_t>(1, (extent + chunks - 1) / chunks);
 }
-
-/// Cells of a write of `count` leading slices of whole fields.
-std::size_t field_cells(int file, int id, const std::vector<std::size_t>& count) {
-  int dimensions[NC_MAX_VAR_DIMS];
-  if (nc_inq_vardimid(file, id, dimensions) != NC_NOERR) return 0;
-  std::size_t cells = 1;
-  for (std::size_t slices : count) cells *= slices;
-  for (std::size_t d = count.size(); d < count.size() + 2; ++d) {
-    std::size_t extent = 0;
-    nc_inq_dimlen(file, dimensions[d], &extent);
-    cells *= extent;
-  }
-  return cells;
-}
 } // namespace
 
 /// Every call is agreed on, so that no rank goes on into the next collective after another one failed.
@@ -210,9 +196,10 @@ void NcWriter::put_tile(const std::string& name, const std::vector<std::size_t>&
                         const std::vector<std::size_t>& count, const Rect& tile, std::span<const T> values,
                         Put put) {
   // A write that fails inside MPI-IO may leave the other ranks waiting, so ask for room beforehand.
+  auto all = static_cast<std::int64_t>(values.size_bytes());
+  comm_.all_reduce(std::span(&all, 1), Reduce::sum);
   together(comm_, [&] {
-    const LibraryGuard guard(library_lock());
-    if (comm_.rank() == 0) require_room(part_, field_cells(file_, variable_id(name), count) * sizeof(T));
+    if (comm_.rank() == 0) require_room(part_, static_cast<std::size_t>(all));
   });
   const int id = prepare_write(name, NC_COLLECTIVE);
   on_all("values of " + name, [&] {

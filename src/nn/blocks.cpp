@@ -68,9 +68,11 @@ Var forward(const Recurrence& core, Tape& tape, Decomposition& tiles, const Var&
 }
 
 SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index c,
-                                     const ModelSettings& model) {
+                                     const ModelSettings& model, int level) {
   const AttentionSettings& settings = model.attention;
-  SpaceTimeBlock block{.settings = settings, .norm = make_norm(set, name + ".norm", c)};
+  const auto coarser = static_cast<int>(model.channels.size()) - 1 - level;
+  SpaceTimeBlock block{
+      .settings = settings, .uncut = Index{1} << coarser, .norm = make_norm(set, name + ".norm", c)};
   block.spatial = make_heads(set, name + ".spatial", c);
   if (settings.form != "joint") {
     if (model.temporal_core == "recurrent")
@@ -121,7 +123,7 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
   if (form.global != "none") {
     const Var global =
         form.global == "linear"
-            ? global_attention(tape, tiles, level, apply(tape, block.global.q, n),
+            ? global_attention(tape, tiles, level, block.uncut, apply(tape, block.global.q, n),
                                apply(tape, block.global.k, n), apply(tape, block.global.v, n))
             : attend_with(tape, tiles, level, block.global, n,
                           {own, every_row(tiles.tiling(), level), every_column(tiles.tiling(), level)}, {});

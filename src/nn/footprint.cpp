@@ -78,7 +78,7 @@ public:
     const TimeAxis& axis = partition_.time;
     const int part = partition_.part(rank_);
     const Rect tile = partition_.tile(rank_, level);
-    const auto strips = static_cast<int>(recurrence_strips(tile.height()).size());
+    const auto strips = static_cast<int>(recurrence_strips(tile.height(), partition_.time.parts()).size());
     const HaloTraffic state{2 * tile.cells() * c * static_cast<Index>(sizeof(float)), strips};
     if (part + 1 < axis.parts()) add(total_.forward, state);
     if (part > 0) add(total_.backward, state);

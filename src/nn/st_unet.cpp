@@ -50,7 +50,7 @@ StUnet::StUnet(const ModelSettings& settings, const StUnetPorts& ports, std::uin
     const std::string name = "level" + std::to_string(l);
     Level level{.encode = make_residual_block(parameters_, name + ".encode", c, causal)};
     if (has_attention(settings, l))
-      level.attention.push_back(make_space_time_block(parameters_, name + ".attention", c, settings));
+      level.attention.push_back(make_space_time_block(parameters_, name + ".attention", c, settings, l));
     level.skip = make_skip_attention(parameters_, name + ".skip", c, settings.skip_radius, ports.lead_hours);
     if (l + 1 < n) {
       const Index next = settings.channels[static_cast<std::size_t>(l) + 1];

@@ -61,7 +61,7 @@ using namespace lanes16;
 void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
                  TileOrigin origin, Tensor& o, Tensor& log_sum) {
   const Shape& s = o.shape();
-  const bool shared = shared_queries(q, o);
+  const bool shared = shared_queries(window);
   const Span held = frames_at_hand(k);
   for_strips(s, [&](Index b, Index, const Patch& patch) {
     std::vector<Lanes> scores(static_cast<std::size_t>(held.size()));
@@ -88,7 +88,7 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWi
             TileOrigin origin, Tensor& o, Tensor& log_sum) {
   if (stays_home(window)) return attend_home(q, k, v, window, origin, o, log_sum);
   const Shape& s = o.shape();
-  const bool shared = shared_queries(q, o);
+  const bool shared = shared_queries(window);
   for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
     const Shared box(patch, window, origin, &AxisWindow::keys);
     const Span frames = key_frames(window, origin, t);
@@ -116,7 +116,7 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWi
 
 std::vector<float> attention_weights(const Tensor& q, const Tensor& k, const AttentionWindow& window,
                                      TileOrigin origin, Index t, Index y, Index x) {
-  const bool shared = q.shape().y == 1 && q.shape().x == 1;
+  const bool shared = shared_queries(window);
   const float* query = q.cell(0, shared ? t + origin.query_frame : t, shared ? 0 : y, shared ? 0 : x);
   const Span frames = key_frames(window, origin, t), rows = shifted(window.y.keys(y + origin.y), -origin.y),
              columns = shifted(window.x.keys(x + origin.x), -origin.x);

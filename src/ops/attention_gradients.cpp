@@ -13,7 +13,7 @@ using namespace lanes16;
 /// order-free sums are given, in any.
 class SharedQueryGradient {
 public:
-  /// Of the leads of a tile s among those of q, with so many rows to add up one by one. Idle unless shared.
+  /// Of this part s of the leads of q, with so many rows to add up one by one. Idle unless shared.
   SharedQueryGradient(bool shared, const Shape& s, const Tensor& q, TileOrigin origin, Index rows,
                       OrderFreeSums* sums)
       : samples_(shared ? s.b : 0), rows_(rows), leads_(q.shape().t), channels_(s.c),
@@ -40,7 +40,7 @@ public:
     for (int c = 0; c < head_channels; ++c)
       for (int i = 0; i < n; ++i) to[c] += score_scale * block.c[c].v[i];
   }
-  /// Zero for the leads of other tiles.
+  /// Zero for the leads of other parts.
   void store(Tensor& dq) const {
     for (const OrderFreeSums& row : free_) sums_->add(row);
     if (sums_) return;
@@ -68,7 +68,7 @@ void pull_home(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   const Shape& s = d_o.shape();
   const Span own_keys{0, dk.shape().t}, own_queries{0, s.t}, keys_held = frames_at_hand(k),
                                                              queries_held = frames_at_hand(d_o);
-  const bool shared = shared_sums || shared_queries(q, d_o);
+  const bool shared = shared_queries(window);
   SharedQueryGradient sum(shared, s, q, origin, s.y, shared_sums);
   for_strips(s, [&](Index b, Index row, const Patch& patch) {
     for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
@@ -133,7 +133,7 @@ void pull_queries(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor& dq,
                   OrderFreeSums* shared_sums) {
   const Shape& s = d_o.shape();
-  const bool shared = shared_sums || shared_queries(q, d_o);
+  const bool shared = shared_queries(window);
   SharedQueryGradient sum(shared, s, q, origin, (s.y + patch_height - 1) / patch_height, shared_sums);
   for_patches(s, [&](Index b, Index t, Index row, const Patch& patch) {
     const Shared box(patch, window, origin, &AxisWindow::keys);
@@ -167,7 +167,7 @@ void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
                Tensor& dv) {
   const Shape& s = dk.shape();
   const Span held = frames_at_hand(d_o);
-  const bool shared = shared_queries(q, d_o);
+  const bool shared = shared_queries(window);
   for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
     // Frames of lead-time queries are leads: every one of them sees every frame.
     const Span frames = window.t.kind == AxisWindow::Kind::all

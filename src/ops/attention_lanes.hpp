@@ -210,8 +210,9 @@ inline bool stays_home(const AttentionWindow& window) {
   return window.y.kind == AxisWindow::Kind::own && window.x.kind == AxisWindow::Kind::own;
 }
 
-inline bool shared_queries(const Tensor& q, const Tensor& o) {
-  return q.shape().y == 1 && !(q.shape() == o.shape());
+/// Leads ask alike in all cells: told by the window, for on a tile of one cell shapes tell nothing.
+inline bool shared_queries(const AttentionWindow& window) {
+  return window.t.kind == AxisWindow::Kind::all;
 }
 
 /// Of the tile's frame t; those of all leads are at hand where cells share them.

@@ -55,11 +55,11 @@ RecurrenceRecord make_recurrence_record(const Shape& hidden) {
 }
 
 void recur(Precision precision, const Tensor& z, const Tensor& weight, Span rows, CellState& state,
-           RecurrenceRecord& record, Tensor& hidden) {
+           RecurrenceRecord* record, Tensor& hidden) {
   const Shape s = hidden.shape();
-  put(state.memory, record.memory, -1, rows);
+  if (record) put(state.memory, record->memory, -1, rows);
   for (Index t = 0; t < s.t; ++t) {
-    put(state.hidden, record.hidden_before, t, rows);
+    if (record) put(state.hidden, record->hidden_before, t, rows);
     const Tensor fresh = take(z, t, rows);
     Tensor gates(fresh.shape());
     convolution(precision, state.hidden, weight, {}, nullptr, &fresh, gates);
@@ -75,9 +75,10 @@ void recur(Precision precision, const Tensor& z, const Tensor& weight, Span rows
         }
       }
     });
-    put(gates, record.gates, t, rows);
-    put(state.memory, record.memory, t, rows);
     put(state.hidden, hidden, t, rows);
+    if (!record) continue;
+    put(gates, record->gates, t, rows);
+    put(state.memory, record->memory, t, rows);
   }
 }
 

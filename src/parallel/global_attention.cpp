@@ -25,9 +25,9 @@ OrderFreeSums empty_sums(const Shape& shape) {
 
 } // namespace
 
-Var global_attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const Var& k, const Var& v) {
+Var global_attention(Tape& tape, Decomposition& tiles, int level, Index side, const Var& q, const Var& k,
+                     const Var& v) {
   const Shape s = q->value.shape(), summed = domain_sums_shape(s);
-  const Index side = Index{1} << (tiles.tiling().levels() - 1 - level);
   const float factor = std::ldexp(1.0F, -std::ilogb(static_cast<double>(tiles.domain(level).cells())));
   OrderFreeSums sums = empty_sums(summed);
   add_keys(k->value, v->value, side, sums);

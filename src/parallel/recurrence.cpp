@@ -28,8 +28,8 @@ template <class Work> void relay(Relay& line, const Shape& hidden, Index rows, W
 
 } // namespace
 
-std::vector<Span> recurrence_strips(Index rows) {
-  const Index n = std::min<Index>(rows, 8);
+std::vector<Span> recurrence_strips(Index rows, int parts) {
+  const Index n = parts > 1 ? std::min<Index>(rows, 8) : 1;
   std::vector<Span> out;
   for (Index i = 0; i < n; ++i) out.push_back({rows * i / n, rows * (i + 1) / n});
   return out;
@@ -41,19 +41,21 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
   // The matrix unit sums 32 values at once, as in linear().
   const Precision precision = s.c < 32 ? Precision::f32 : tape.precision();
   Tensor hidden(s);
-  auto record = std::make_shared<RecurrenceRecord>(make_recurrence_record(s));
+  std::shared_ptr<RecurrenceRecord> record;
+  if (tape.recording()) record = std::make_shared<RecurrenceRecord>(make_recurrence_record(s));
+  const std::vector<Span> strips = recurrence_strips(s.y, tiles.partition().time.parts());
   {
     Relay line(tiles.time(), Relay::Direction::up, tiles.halo_cost());
-    for (const Span rows : recurrence_strips(s.y))
+    for (const Span rows : strips)
       relay(line, s, rows.size(), [&](CellState& state) {
-        recur(precision, z->value, weight.value, rows, state, *record, hidden);
+        recur(precision, z->value, weight.value, rows, state, record.get(), hidden);
       });
   }
-  const auto pull = [&tiles, precision, blocks = tape.blocks(), z, s, record, &weight](Node& node) {
+  const auto pull = [&tiles, precision, blocks = tape.blocks(), z, s, strips, record, &weight](Node& node) {
     Tensor dz(z->value.shape(), z->grad_margin);
     {
       Relay line(tiles.time(), Relay::Direction::down, tiles.halo_cost());
-      for (const Span rows : recurrence_strips(s.y))
+      for (const Span rows : strips)
         relay(line, s, rows.size(), [&](CellState& state) {
           recur_gradients(precision, node.grad, weight.value, rows, *record, state, dz);
         });

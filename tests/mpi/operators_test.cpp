@@ -291,7 +291,7 @@ std::vector<Row> table() {
                     {},
                     Row::Kind::nonlinear,
                     [=](Tape& t, Decomposition& tiles, const std::vector<Var>& in, std::vector<Parameter>&) {
-                      return global_attention(t, tiles, level, in[0], in[1], in[2]);
+                      return global_attention(t, tiles, level, Index{1} << (2 - level), in[0], in[1], in[2]);
                     }});
   rows.push_back({"attention_global_of_values",
                   {{1, 2, 32}},
@@ -300,7 +300,7 @@ std::vector<Row> table() {
                   [](Tape& t, Decomposition& tiles, const std::vector<Var>& in, std::vector<Parameter>&) {
                     const Var q = Tape::leaf(random_tensor({1, 2, 32}, tiles, 1)),
                               k = Tape::leaf(random_tensor({1, 2, 32}, tiles, 2));
-                    return global_attention(t, tiles, 1, q, k, in[0]);
+                    return global_attention(t, tiles, 1, 2, q, k, in[0]);
                   }});
   return rows;
 }

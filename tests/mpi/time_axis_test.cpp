@@ -128,6 +128,7 @@ struct Case {
   std::int64_t input_merge, skip_radius;
   Edge edge;
   std::string core = "attention", global = "none";
+  Index ny = 40, nx = 48, block = 8;
 };
 
 class TimeAxisOf : public ::testing::TestWithParam<Case> {};
@@ -145,11 +146,13 @@ TEST_P(TimeAxisOf, EveryPartitionGivesTheSameBits) {
   settings.head_init = "random";
   settings.temporal_core = c.core;
   settings.attention.global = c.global;
-  constexpr Index ny = 40, nx = 48, block = 8;
+  const Index block = c.block;
   const int levels = levels_of(settings);
   const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
   omp_set_num_threads(1);
-  const auto tiling = [&](int rows, int cols) { return Tiling(ny, nx, levels, rows, cols, c.edge, block); };
+  const auto tiling = [&](int rows, int cols) {
+    return Tiling(c.ny, c.nx, levels, rows, cols, c.edge, block);
+  };
   const Outcome fast = evaluate(settings, alone, tiling(1, 1), 0, 0),
                 single = evaluate(settings, alone, tiling(1, 1), block, 1);
   double scale = 0;
@@ -161,7 +164,7 @@ TEST_P(TimeAxisOf, EveryPartitionGivesTheSameBits) {
     for (int rows = 1; rows <= world.size() / parts; ++rows) {
       if (world.size() % (parts * rows) != 0) continue;
       const int cols = world.size() / parts / rows;
-      if (rows > 5 || cols > 6) continue;
+      if (rows > c.ny / block || cols > c.nx / block) continue;
       SCOPED_TRACE(std::to_string(parts) + " parts, " + std::to_string(rows) + " rows");
       const Partition partition(tiling(rows, cols), TimeAxis(parts, frames, leads));
       const Rect tile = partition.tile(world.rank(), 0);
@@ -187,11 +190,13 @@ TEST_P(TimeAxisOf, EveryPartitionGivesTheSameBits) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, TimeAxisOf,
-                         ::testing::Values(Case{"neighbourhood", 1, 0, Edge::closed},
-                                           Case{"windowed", 2, 1, Edge::periodic},
-                                           Case{"joint", 1, 1, Edge::closed, "attention", "softmax"},
-                                           Case{"neighbourhood", 1, 0, Edge::closed, "recurrent", "linear"}));
+INSTANTIATE_TEST_SUITE_P(
+    Forms, TimeAxisOf,
+    ::testing::Values(Case{"neighbourhood", 1, 0, Edge::closed}, Case{"windowed", 2, 1, Edge::periodic},
+                      Case{"joint", 1, 1, Edge::closed, "attention", "softmax"},
+                      Case{"neighbourhood", 1, 0, Edge::closed, "recurrent", "linear"},
+                      // Tiles down to one coarsest cell, seen by lead-time queries around it.
+                      Case{"neighbourhood", 1, 1, Edge::closed, "attention", "none", 8, 12, 4}));
 
 } // namespace
 } // namespace pluvia

@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -58,9 +59,12 @@ public:
 private:
   struct Message {
     int peer;
-    std::vector<float> data;
+    std::size_t size = 0;
+    std::unique_ptr<float[]> data = {}; ///< undefined until received or packed
   };
+  void post(Message& message, bool receive);
   const HaloPlan& plan_;
+  const Communicator& comm_;
   HaloCost& cost_;
   std::vector<Tensor*> tensors_;
   std::vector<Message> outgoing_, incoming_;

@@ -34,6 +34,7 @@ Var forward(const Recurrence& core, Tape& tape, Decomposition& tiles, const Var&
 /// against it: g2 global(n) + (1 - g2) m takes the place of m, g2 = sigmoid(W2 [global; m]).
 struct SpaceTimeBlock {
   AttentionSettings settings = {};
+  Index uncut = 1; ///< cells of its level along the side of one of the network's coarsest
   struct Heads {
     LinearLayer q = {}, k = {}, v = {};
   };
@@ -43,8 +44,9 @@ struct SpaceTimeBlock {
   LinearLayer gate_spatial = {}, gate_temporal = {}, gate_global = {}, gate_mixed = {};
   LinearLayer output = {}, expand = {}, contract = {};
 };
+/// level: of the network, from 0.
 SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index channels,
-                                     const ModelSettings& settings);
+                                     const ModelSettings& settings, int level);
 /// A probe, where given, notes its weights and gate. Collective over tiles.comm().
 Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x,
             AttentionProbe* probe = nullptr);

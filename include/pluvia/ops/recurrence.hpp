@@ -22,10 +22,10 @@ RecurrenceRecord make_recurrence_record(const Shape& hidden);
 /// Long short-term memory in every cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al.
 /// 2000): z_t + h_(t-1) U = (i, f, o, g), c_t = s(f) c_(t-1) + s(i) tanh(g), h_t = s(o) tanh(c_t), s the
 /// sigmoid. Goes through the tile's frames in some of its rows, from `state` to what it becomes; z [B, T, Y,
-/// X, 4 C], U [1, 1, 1, C, 4 C], h and hidden [B, T, Y, X, C]. The bits of a cell depend on nothing but the
+/// X, 4 C], U [1, 1, 1, C, 4 C], h and hidden [B, T, Y, X, C]; no record is kept where it is null. The bits of a cell depend on nothing but the
 /// cell. Local.
 void recur(Precision precision, const Tensor& z, const Tensor& weight, Span rows, CellState& state,
-           RecurrenceRecord& record, Tensor& hidden);
+           RecurrenceRecord* record, Tensor& hidden);
 
 /// Backwards through the frames, with the gradient by the hidden values [B, T, Y, X, C]: by `state` after the
 /// last frame becomes that by the state before the first; dz [B, T, Y, X, 4 C]. The gradient of U is that of

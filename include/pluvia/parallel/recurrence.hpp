@@ -4,8 +4,9 @@
 
 namespace pluvia {
 
-/// Rows of a tile that a recurrence goes through at a time: up to eight strips.
-std::vector<Span> recurrence_strips(Index rows);
+/// Rows of a tile that a recurrence goes through at a time: all, or up to eight strips where it passes through
+/// several parts of the frames.
+std::vector<Span> recurrence_strips(Index rows, int parts);
 
 /// A recurrence through all frames in every cell (see recur): z [B, T, Y, X, 4 C], weight [1, 1, 1, C, 4 C]
 /// -> hidden values [B, T, Y, X, C]. Where frames are cut over ranks the state of each strip of rows travels
