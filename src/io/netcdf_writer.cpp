@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <utility>
@@ -39,6 +40,19 @@ std::size_t chunk_side(std::size_t extent) {
   const auto most = static_cast<std::size_t>(NcWriter::chunk_cells);
   const std::size_t chunks = std::max<std::size_t>(1, (extent + most - 1) / most);
   return std::max<std::size_t>(1, (extent + chunks - 1) / chunks);
+}
+/// Cells of a write of `count` leading slices of whole fields.
+std::size_t field_cells(int file, int id, const std::vector<std::size_t>& count) {
+  int dimensions[NC_MAX_VAR_DIMS];
+  if (nc_inq_vardimid(file, id, dimensions) != NC_NOERR) return 0;
+  std::size_t cells = 1;
+  for (std::size_t slices : count) cells *= slices;
+  for (std::size_t d = count.size(); d < count.size() + 2; ++d) {
+    std::size_t extent = 0;
+    nc_inq_dimlen(file, dimensions[d], &extent);
+    cells *= extent;
+  }
+  return cells;
 }
 } // namespace
 
@@ -196,10 +210,16 @@ void NcWriter::put_tile(const std::string& name, const std::vector<std::size_t>&
                         const std::vector<std::size_t>& count, const Rect& tile, std::span<const T> values,
                         Put put) {
   // A write that fails inside MPI-IO may leave the other ranks waiting, so ask for room beforehand.
-  auto all = static_cast<std::int64_t>(values.size_bytes());
-  comm_.all_reduce(std::span(&all, 1), Reduce::sum);
+  std::vector<std::size_t> slices = count; // of all ranks, which may share out the outermost
+  if (!count.empty()) {
+    std::array<std::int64_t, 2> ends{-static_cast<std::int64_t>(start[0]),
+                                     static_cast<std::int64_t>(start[0] + count[0])};
+    comm_.all_reduce(std::span<std::int64_t>(ends), Reduce::max);
+    slices[0] = static_cast<std::size_t>(ends[0] + ends[1]);
+  }
   together(comm_, [&] {
-    if (comm_.rank() == 0) require_room(part_, static_cast<std::size_t>(all));
+    const LibraryGuard guard(library_lock());
+    if (comm_.rank() == 0) require_room(part_, field_cells(file_, variable_id(name), slices) * sizeof(T));
   });
   const int id = prepare_write(name, NC_COLLECTIVE);
   on_all("values of " + name, [&] {
