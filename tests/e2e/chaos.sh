@@ -17,7 +17,7 @@ cd "$folder"
 export OMP_WAIT_POLICY=passive
 kills=${1:-50}
 small_archive 37 42
-steps=$((8 * kills))
+steps=$((30 * kills))
 last=$(printf 'checkpoint_%08d.h5' "$steps")
 train() { # RANKS KEY=VALUE ...
   run "$1" train deck.yaml train.exact=true parallel.block=8 train.precision=f32 train.steps="$steps" \
