@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 
+#include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/settings.hpp"
 #include "pluvia/nn/st_unet.hpp"
 #include "pluvia/ops/loss.hpp"
@@ -18,13 +19,13 @@ struct StepPhases {
 /// all: collective over the communicator.
 class NetworkTiming {
 public:
-  /// ny x nx cells of level 0 over all ranks of `comm`, which must outlive it. Throws a usage Error when the
-  /// ranks do not fit the grid.
+  /// ny x nx cells of level 0 over all ranks of each replica in `comm`, which must outlive it. Throws a usage
+  /// Error when the ranks do not fit the grid.
   NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision, Index ny, Index nx);
 
-  /// One sample forward, nothing kept.
+  /// One sample a replica forward, nothing kept.
   void forecast(Profile* profile = nullptr);
-  /// One sample forward and backward, gradients summed, one update.
+  /// One sample a replica forward and backward, gradients summed, one update.
   StepPhases step(Profile* profile = nullptr);
 
   std::int64_t parameters() { return network_.parameters().size(); }
@@ -33,6 +34,7 @@ public:
 
 private:
   const Communicator& comm_;
+  ProcessGrid grid_;
   Precision precision_;
   Tape::Keep keep_;
   StUnetPorts ports_;
