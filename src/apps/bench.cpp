@@ -141,8 +141,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
                                         [&] {
                                           const StepPhases p = network.step();
                                           wait += p.halo.wait_seconds;
-                                          seconds +=
-                                              p.forward + p.loss + p.backward + p.reduction + p.optimiser;
+                                          seconds += p.total();
                                         },
                                         0}},
                                       static_cast<int>(s.bench.rounds))[0];
@@ -276,6 +275,14 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     out += fmt::format("  {:<20} {:>10.4f} s\n", name, seconds);
     json["phases_s"][name] = seconds;
   }
+  // Of all ranks the least favourable.
+  const double exposed = phase([](const StepPhases&p) { return p.reduction / p.total(); }),
+               hidden = 1 - phase([](const StepPhases&p) { return p.reduction / (p.hidden + p.reduction); });
+  json["reduction"] = {{"exposed_of_step", exposed}, {"hidden", hidden}};
+  if (world.size() > 1)
+    out += fmt::format("  sums of gradients: {:.1f}% of their time hidden behind backward, the rest is "
+                       "{:.1f}% of the step\n",
+                       100 * hidden, 100 * exposed);
   const HaloCost& halo = phases.back().halo;
   json["halo"] = {{"bytes_sent", halo.bytes}, {"messages_sent", halo.messages}};
   out += fmt::format("  halos sent by rank 0: {:.2f} MiB in {} messages\n",

@@ -81,10 +81,14 @@ StepPhases NetworkTiming::step(Profile* profile) {
   ordinal_loss(logits, target_, tape);
   lap(phases.loss);
   if (profile) profile->start();
-  tape.backward();
+  GradientSync sync(comm_, parameters_);
+  tape.backward([&](auto whole) { sync.complete(whole); });
+  const double meanwhile = sync.cost().exposed_seconds;
   lap(phases.backward);
-  sum_gradients(comm_, parameters_);
+  sync.finish();
   lap(phases.reduction);
+  phases.backward -= meanwhile, phases.reduction += meanwhile;
+  phases.hidden = sync.cost().hidden_seconds;
   update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
   lap(phases.optimiser);
   const HaloCost after = tiles_.halo_cost();

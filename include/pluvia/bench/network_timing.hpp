@@ -9,10 +9,13 @@
 
 namespace pluvia {
 
-/// Seconds of one training step, phase by phase; halo times lie within forward and backward.
+/// Seconds of one training step, phase by phase; halo times lie within forward and backward. The reduction is
+/// what summing gradients adds to the step.
 struct StepPhases {
   double forward = 0, loss = 0, backward = 0, reduction = 0, optimiser = 0;
+  double hidden = 0; ///< part of backward: sums of gradients are on their way
   HaloCost halo;
+  double total() const { return forward + loss + backward + reduction + optimiser; }
 };
 
 /// A network on random input of a given size: what is timed when a step or a forecast is. Precondition of
