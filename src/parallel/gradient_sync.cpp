@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "pluvia/core/parallel_for.hpp"
+
 namespace pluvia {
 
 namespace {
@@ -44,7 +46,10 @@ GradientSync::~GradientSync() {
 
 template <class T> void GradientSync::start_next(PendingSums<T>& sums) {
   const Bucket bucket = buckets_[started_++];
+  std::size_t size = 0;
+  for (std::size_t i = bucket.from; i < bucket.to; ++i) size += values_of<T>(*parameters_[i]).size();
   std::vector<T> share;
+  share.reserve(size);
   for (std::size_t i = bucket.from; i < bucket.to; ++i) {
     if (exact_) parameters_[i]->sums.carry();
     const auto values = values_of<T>(*parameters_[i]);
@@ -95,7 +100,10 @@ void GradientSync::finish() {
   exact_ ? unpack(limbs_) : unpack(floats_);
   finished_ = true;
   if (exact_)
-    for (Parameter* p : parameters_) p->sums.round_to(p->grad.storage());
+    parallel_for(static_cast<Index>(parameters_.size()), [&](Index i) {
+      Parameter& p = *parameters_[static_cast<std::size_t>(i)];
+      p.sums.round_to(p.grad.storage());
+    });
   leave();
 }
 
