@@ -1,5 +1,6 @@
 #include "pluvia/ad/tape.hpp"
 
+#include <algorithm>
 #include <cassert>
 
 #include "pluvia/core/parallel_for.hpp"
@@ -57,14 +58,19 @@ Var Tape::leaf(Tensor value, bool needs_grad) {
   return node;
 }
 
-Var Tape::record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin) {
+Var Tape::record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin,
+                 const std::vector<Parameter*>& parameters) {
   const std::size_t row = profile_ ? profile_->forward(work, value.shape()) : 0;
   auto node = std::make_shared<Node>();
   node->value = std::move(value);
+  std::vector<Parameter*> fresh;
+  std::ranges::copy_if(parameters, std::back_inserter(fresh),
+                       [&](Parameter* p) { return std::ranges::find(met_, p) == met_.end(); });
+  met_.insert(met_.end(), fresh.begin(), fresh.end());
   if (mode_ == Mode::record) {
     node->needs_grad = true;
     node->grad_margin = grad_margin;
-    entries_.push_back({node, std::move(pull), row});
+    entries_.push_back({node, std::move(pull), row, std::move(fresh)});
   }
   return node;
 }
@@ -73,21 +79,28 @@ Var Tape::apply(const std::function<Var(Tape&, const Var&)>& block, const Var& x
   if (!recording() || keep_ == Keep::everything) return block(*this, x);
   Tape forget(Mode::forget, precision_, Keep::everything, profile_, blocks_);
   const Var y = block(forget, x);
-  return record(std::move(y->value), {"(block)", x->value.shape().c}, [this, block, x](Node& node) {
+  const auto pull = [this, block, x](Node& node) {
     Tape again(Mode::record, precision_, Keep::everything, profile_, blocks_);
     const Var inside = block(again, x);
     inside->grad = node.grad.margin() == inside->grad_margin ? std::move(node.grad)
                                                              : node.grad.clone(inside->grad_margin);
-    again.backward();
-  });
+    // What is whole inside may have been used before the block, too.
+    again.backward(listener_ ? [this](auto) { listener_({}); } : Listener{});
+  };
+  return record(std::move(y->value), {"(block)", x->value.shape().c}, pull, {}, forget.met_);
 }
 
-void Tape::backward() {
+void Tape::backward(const Listener& listener) {
+  listener_ = listener;
   while (!entries_.empty()) {
     Entry entry = std::move(entries_.back());
     entries_.pop_back();
     if (!entry.node->grad.empty()) entry.pull(*entry.node);
     if (profile_) profile_->pull(entry.row);
+    if (listener_) {
+      listener_(entry.whole);
+      if (profile_) profile_->start(); // the listener's time is no operator's
+    }
     // The closure dies here, and with it the values that nobody else holds.
   }
 }

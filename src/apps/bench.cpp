@@ -115,7 +115,7 @@ std::string operator_table(const Profile& profile, int steps, double ceiling, Js
   return out;
 }
 
-/// Training steps on the first 1, 2, ... ranks: the same grid, or as much grid for each.
+/// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
 std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Json& json) {
   std::string out = fmt::format("{:<7} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
                                 "grid", "median s", "min s", "max s", "efficiency", "halo wait");
@@ -132,6 +132,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       if (world.rank() < ranks) {
         Settings automatic = s;
         automatic.parallel.rows = automatic.parallel.cols = 0;
+        automatic.parallel.replicas = 1;
         automatic.parallel.time = parts;
         NetworkTiming network(part, automatic, precision, ny, nx);
         double wait = 0, seconds = 0;
@@ -140,8 +141,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
                                         [&] {
                                           const StepPhases p = network.step();
                                           wait += p.halo.wait_seconds;
-                                          seconds +=
-                                              p.forward + p.loss + p.backward + p.reduction + p.optimiser;
+                                          seconds += p.total();
                                         },
                                         0}},
                                       static_cast<int>(s.bench.rounds))[0];
@@ -193,7 +193,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   network.step();
   const double held = largest(world, peak_memory()), grown = largest(world, peak_memory() - before);
   const Footprint footprint = estimate_footprint(s.model, network.ports(), network.tiles().partition(),
-                                                 world.rank(), keep_of(s.train));
+                                                 network.tiles().comm().rank(), keep_of(s.train));
   const auto kept = static_cast<double>(footprint.activation_bytes + footprint.inside_bytes);
 
   Progress progress(log, "bench", 4);
@@ -232,6 +232,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
       {"date", format_time(static_cast<Time>(std::time(nullptr)))},
       {"machine", {{"processor", processor()}, {"cores", omp_get_num_procs()}, {"load_average_1_min", load}}},
       {"ranks", world.size()},
+      {"replicas", s.parallel.replicas},
       {"threads_per_rank", threads},
       {"grid_ny_nx", {s.bench.ny, s.bench.nx}},
       {"parameters", network.parameters()},
@@ -239,11 +240,12 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
 
   std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
                                 processor(), world.size(), threads, load);
-  out += fmt::format("network     {} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
-                     "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
-                     s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs,
-                     network.ports().lead_hours.size(), network.ports().classes, network.parameters(),
-                     flop.forward / rounds / giga, flop.step / rounds / giga);
+  out += fmt::format(
+      "network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
+      "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
+      s.parallel.replicas > 1 ? fmt::format("{} samples of ", s.parallel.replicas) : "", s.bench.ny,
+      s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(), network.ports().classes,
+      network.parameters(), flop.forward / rounds / giga, flop.step / rounds / giga);
   out += fmt::format("{:<26} {:>10} {:>10} {:>10}  {:>22}  {}\n", "in turn, one after another", "median s",
                      "min s", "max s", "rate", "of the f32 ceiling");
   for (std::size_t i = 0; i < contenders.size(); ++i) {
@@ -276,6 +278,14 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     out += fmt::format("  {:<20} {:>10.4f} s\n", name, seconds);
     json["phases_s"][name] = seconds;
   }
+  // Of all ranks the least favourable.
+  const double exposed = phase([](const StepPhases&p) { return p.reduction / p.total(); }),
+               hidden = 1 - phase([](const StepPhases&p) { return p.reduction / (p.hidden + p.reduction); });
+  json["reduction"] = {{"exposed_of_step", exposed}, {"hidden", hidden}};
+  if (world.size() > 1)
+    out += fmt::format("  sums of gradients: {:.1f}% of their time hidden behind backward, the rest is "
+                       "{:.1f}% of the step\n",
+                       100 * hidden, 100 * exposed);
   const HaloCost& halo = phases.back().halo;
   json["halo"] = {{"bytes_sent", halo.bytes}, {"messages_sent", halo.messages}};
   out += fmt::format("  halos sent by rank 0: {:.2f} MiB in {} messages\n",

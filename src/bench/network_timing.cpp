@@ -34,23 +34,25 @@ Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
 
 NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision,
                              Index ny, Index nx)
-    : comm_(comm), precision_(precision),
+    : comm_(comm), grid_(make_process_grid(comm, static_cast<int>(settings.parallel.replicas))),
+      precision_(precision),
       keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
                                              static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
-      tiles_(comm, layout(settings, grid_of(ny, nx), comm.size(), whole_blocks(settings))),
+      tiles_(grid_.tiles, layout(settings, grid_of(ny, nx), grid_.tiles.size(), whole_blocks(settings))),
       network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
       parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
       blocks_(blocks_of(settings, tiles_)) {
   if (blocks_) network_.parameters().sum_in_blocks();
   const Rect own = tiles_.tile(0);
+  const auto stream = 1 + 3 * static_cast<std::uint64_t>(grid_.replica); // of a sample for each
   const auto all_leads = static_cast<Index>(ports_.lead_hours.size()), leads = tiles_.leads(all_leads).size();
   input_ =
       random_leaf({1, tiles_.frames(settings.model.history).size(), own.height(), own.width(), ports_.inputs},
-                  network_.input_margin(), 1);
-  base_ = random_leaf({1, leads, own.height(), own.width(), ports_.classes}, {}, 2);
+                  network_.input_margin(), stream);
+  base_ = random_leaf({1, leads, own.height(), own.width(), ports_.classes}, {}, stream + 1);
   const auto values = static_cast<std::size_t>(leads * own.cells());
   for (std::size_t i = 0; i < values; ++i)
-    target_.classes.push_back(static_cast<std::int8_t>(random_bits(1, RandomPurpose::test, i, 3) %
+    target_.classes.push_back(static_cast<std::int8_t>(random_bits(1, RandomPurpose::test, i, stream + 2) %
                                                        static_cast<std::uint64_t>(ports_.classes)));
   target_.weights.assign(static_cast<std::size_t>(leads * own.height()),
                          1.0F / static_cast<float>(all_leads * ny * nx));
@@ -79,10 +81,14 @@ StepPhases NetworkTiming::step(Profile* profile) {
   ordinal_loss(logits, target_, tape);
   lap(phases.loss);
   if (profile) profile->start();
-  tape.backward();
+  GradientSync sync(comm_, parameters_);
+  tape.backward([&](auto whole) { sync.complete(whole); });
+  const double meanwhile = sync.cost().exposed_seconds;
   lap(phases.backward);
-  sum_gradients(comm_, parameters_);
+  sync.finish();
   lap(phases.reduction);
+  phases.backward -= meanwhile, phases.reduction += meanwhile;
+  phases.hidden = sync.cost().hidden_seconds;
   update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
   lap(phases.optimiser);
   const HaloCost after = tiles_.halo_cost();

@@ -161,9 +161,9 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
       embedding.cell(0, lead, 0, 0)[2 * i] += static_cast<float>(std::sin(phase));
       embedding.cell(0, lead, 0, 0)[2 * i + 1] += static_cast<float>(std::cos(phase));
     }
+  const auto pull = [p = skip.lead_embedding](Node& node) { add_gradient(*p, node.grad.storage()); };
   const Var lead =
-      tape.record(std::move(embedding), {"lead embedding", s.c},
-                  [p = skip.lead_embedding](Node& node) { add_gradient(*p, node.grad.storage()); });
+      tape.record(std::move(embedding), {"lead embedding", s.c}, pull, {}, {skip.lead_embedding});
   const AttentionWindow window{tiles.every_frame(x->value.shape().t), tiles.around_y(level, skip.radius),
                                tiles.around_x(level, skip.radius)};
   const Margin keys = key_margin(tiles, level, window);

@@ -45,20 +45,26 @@ StUnet::StUnet(const ModelSettings& settings, const StUnetPorts& ports, std::uin
     stem_inputs = first;
   }
   stem_ = make_conv(parameters_, "stem", causal, stem_inputs, first, Init::xavier);
+  // Made in the order in which the forward pass meets them: sums of gradients begin with the last.
+  const auto name_of = [](int l) { return "level" + std::to_string(l); };
   for (int l = 0; l < n; ++l) {
     const Index c = settings.channels[static_cast<std::size_t>(l)];
-    const std::string name = "level" + std::to_string(l);
+    const std::string name = name_of(l);
     Level level{.encode = make_residual_block(parameters_, name + ".encode", c, causal)};
     if (has_attention(settings, l))
       level.attention.push_back(make_space_time_block(parameters_, name + ".attention", c, settings, l));
     level.skip = make_skip_attention(parameters_, name + ".skip", c, settings.skip_radius, ports.lead_hours);
-    if (l + 1 < n) {
-      const Index next = settings.channels[static_cast<std::size_t>(l) + 1];
-      level.down = make_linear(parameters_, name + ".down", 4 * c, next, Init::xavier);
-      level.up = make_linear(parameters_, name + ".up", next, 4 * c, Init::xavier);
-      level.decode = make_residual_block(parameters_, name + ".decode", c, flat);
-    }
+    if (l + 1 < n)
+      level.down = make_linear(parameters_, name + ".down", 4 * c,
+                               settings.channels[static_cast<std::size_t>(l) + 1], Init::xavier);
     levels_.push_back(std::move(level));
+  }
+  for (int l = n - 2; l >= 0; --l) {
+    const Index c = settings.channels[static_cast<std::size_t>(l)],
+                next = settings.channels[static_cast<std::size_t>(l) + 1];
+    Level& level = levels_[static_cast<std::size_t>(l)];
+    level.up = make_linear(parameters_, name_of(l) + ".up", next, 4 * c, Init::xavier);
+    level.decode = make_residual_block(parameters_, name_of(l) + ".decode", c, flat);
   }
   const Init head = settings.head_init == "random" ? Init::xavier : Init::zero;
   head_ = make_linear(parameters_, "head", first, (merged_ == 1 ? 4 : 1) * ports.classes, head);

@@ -14,14 +14,15 @@ Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const V
   convolution(precision, x->value, weight.value, {}, bias.value.cell(0, 0, 0, 0),
               residual ? &residual->value : nullptr, y);
   const Work work = convolution_work("linear", s, weight.value.shape(), x->needs_grad);
-  return tape.record(std::move(y), work, [precision, blocks = tape.blocks(), x, &weight, &bias, residual](Node& node) {
+  const auto pull = [precision, blocks = tape.blocks(), x, &weight, &bias, residual](Node& node) {
     pull_convolution_weight(blocks, precision, x->value, node.grad, {}, weight, &bias);
     if (x->needs_grad) {
       const GradientSlot dx = gradient_slot(*x);
       convolution_pull_input(precision, node.grad, weight.value, {}, dx.addend, dx.target);
     }
     if (residual) pass_gradient(node, *residual);
-  });
+  };
+  return tape.record(std::move(y), work, pull, {}, {&weight, &bias});
 }
 
 } // namespace pluvia

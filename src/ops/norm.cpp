@@ -138,7 +138,7 @@ Var layer_norm(Tape& tape, const Var& x, Parameter& gain, Parameter& bias, Activ
 
   // A piece of a row that lies in one block; the whole row without blocks.
   const Index piece = tape.blocks() ? tape.blocks().columns(s.x) : s.x;
-  return tape.record(std::move(y), {"layer_norm", s.c}, [x, &gain, &bias, activation, s, piece](Node& node) {
+  const auto pull = [x, &gain, &bias, activation, s, piece](Node& node) {
     const float *gv = gain.value.cell(0, 0, 0, 0), *ov = bias.value.cell(0, 0, 0, 0);
     Tensor dx(s, x->grad_margin);
     const Index pieces = (s.x + piece - 1) / piece, count = s.b * s.t * s.y * pieces;
@@ -163,7 +163,8 @@ Var layer_norm(Tape& tape, const Var& x, Parameter& gain, Parameter& bias, Activ
       add_gradient(bias, sums.subspan(channels, channels));
     }
     accumulate(*x, std::move(dx));
-  });
+  };
+  return tape.record(std::move(y), {"layer_norm", s.c}, pull, {}, {&gain, &bias});
 }
 
 } // namespace pluvia

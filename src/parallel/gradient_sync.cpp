@@ -1,48 +1,110 @@
 #include "pluvia/parallel/gradient_sync.hpp"
 
 #include <algorithm>
+#include <type_traits>
+
+#include "pluvia/core/parallel_for.hpp"
 
 namespace pluvia {
 
 namespace {
 
-void sum_in_blocks(const Communicator& comm, const std::vector<Parameter*>& parameters) {
-  std::vector<std::int64_t> all;
-  if (comm.size() > 1) {
-    for (Parameter* p : parameters) {
-      const auto limbs = p->sums.limbs();
-      all.insert(all.end(), limbs.begin(), limbs.end());
-    }
-    comm.all_reduce(std::span(all), Reduce::sum);
-  }
-  auto from = all.cbegin();
-  for (Parameter* p : parameters) {
-    if (comm.size() > 1) {
-      const auto limbs = p->sums.limbs();
-      std::copy_n(from, limbs.size(), limbs.begin());
-      from += static_cast<std::ptrdiff_t>(limbs.size());
-    }
-    p->sums.round_to(p->grad.storage());
-  }
+/// What is summed over ranks.
+template <class T> std::span<T> values_of(Parameter& p) {
+  if constexpr (std::is_same_v<T, float>)
+    return p.grad.storage();
+  else
+    return p.sums.limbs();
 }
 
 } // namespace
 
-void sum_gradients(const Communicator& comm, const std::vector<Parameter*>& parameters) {
-  if (!parameters.empty() && !parameters.front()->sums.empty()) return sum_in_blocks(comm, parameters);
-  if (comm.size() == 1) return;
-  std::vector<float> all;
-  for (const Parameter* p : parameters) {
-    const auto grad = p->grad.storage();
-    all.insert(all.end(), grad.begin(), grad.end());
+GradientSync::GradientSync(const Communicator& comm, const std::vector<Parameter*>& parameters)
+    : exact_(!parameters.empty() && !parameters.front()->sums.empty()), alone_(comm.size() == 1),
+      parameters_(parameters.rbegin(), parameters.rend()), whole_(parameters.size(), false), floats_(comm),
+      limbs_(comm) {
+  if (alone_) return;
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const std::size_t more = parameters_[i]->grad.storage().size();
+    if (buckets_.empty() || size + more > bucket_size) {
+      buckets_.push_back({i, i});
+      size = 0;
+    }
+    buckets_.back().to = i + 1;
+    size += more;
   }
-  comm.all_reduce(std::span<float>(all), Reduce::sum);
-  auto from = all.cbegin();
-  for (Parameter* p : parameters) {
-    const auto grad = p->grad.storage();
-    std::copy_n(from, grad.size(), grad.begin());
-    from += static_cast<std::ptrdiff_t>(grad.size());
+}
+
+GradientSync::~GradientSync() {
+  if (finished_) return;
+  try {
+    while (started_ < buckets_.size()) start_next();
+  } catch (...) { // the failure that is on its way says more
   }
+}
+
+template <class T> void GradientSync::start_next(PendingSums<T>& sums) {
+  const Bucket bucket = buckets_[started_++];
+  std::size_t size = 0;
+  for (std::size_t i = bucket.from; i < bucket.to; ++i) size += values_of<T>(*parameters_[i]).size();
+  std::vector<T> share;
+  share.reserve(size);
+  for (std::size_t i = bucket.from; i < bucket.to; ++i) {
+    if (exact_) parameters_[i]->sums.carry();
+    const auto values = values_of<T>(*parameters_[i]);
+    share.insert(share.end(), values.begin(), values.end());
+  }
+  sums.start(std::move(share));
+}
+
+template <class T> void GradientSync::unpack(PendingSums<T>& sums) {
+  const auto all = sums.finish();
+  for (std::size_t b = 0; b < all.size(); ++b) {
+    auto from = all[b].begin();
+    for (std::size_t i = buckets_[b].from; i < buckets_[b].to; ++i) {
+      const auto values = values_of<T>(*parameters_[i]);
+      std::copy_n(from, values.size(), values.begin());
+      from += static_cast<std::ptrdiff_t>(values.size());
+    }
+  }
+}
+
+void GradientSync::enter() {
+  const auto now = Clock::now();
+  if (travelling_) cost_.hidden_seconds += std::chrono::duration<double>(now - last_).count();
+  last_ = now;
+}
+
+void GradientSync::leave() {
+  const auto now = Clock::now();
+  cost_.exposed_seconds += std::chrono::duration<double>(now - last_).count();
+  last_ = now;
+}
+
+void GradientSync::complete(std::span<Parameter* const> whole) {
+  if (alone_) return;
+  enter();
+  for (const Parameter* p : whole)
+    if (const auto found = std::ranges::find(parameters_, p); found != parameters_.end())
+      whole_[static_cast<std::size_t>(found - parameters_.begin())] = true;
+  while (ready_ < whole_.size() && whole_[ready_]) ++ready_;
+  while (started_ < buckets_.size() && buckets_[started_].to <= ready_) start_next();
+  travelling_ = !(exact_ ? limbs_.advance() : floats_.advance());
+  leave();
+}
+
+void GradientSync::finish() {
+  enter();
+  while (started_ < buckets_.size()) start_next();
+  exact_ ? unpack(limbs_) : unpack(floats_);
+  finished_ = true;
+  if (exact_)
+    parallel_for(static_cast<Index>(parameters_.size()), [&](Index i) {
+      Parameter& p = *parameters_[static_cast<std::size_t>(i)];
+      p.sums.round_to(p.grad.storage());
+    });
+  leave();
 }
 
 } // namespace pluvia

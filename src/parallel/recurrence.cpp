@@ -65,7 +65,7 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
   };
   Work work = convolution_work("recurrence", z->value.shape(), weight.value.shape(), true);
   work.inputs = s.c;
-  return tape.record(std::move(hidden), work, pull);
+  return tape.record(std::move(hidden), work, pull, {}, {&weight});
 }
 
 } // namespace pluvia

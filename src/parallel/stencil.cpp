@@ -50,7 +50,7 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
     if (residual) pass_gradient(node, *residual);
   };
   const Work work = convolution_work("conv3d", s, weight.value.shape(), x->needs_grad);
-  return tape.record(std::move(y), work, pull, reach(transposed(stencil)));
+  return tape.record(std::move(y), work, pull, reach(transposed(stencil)), {&weight, &bias});
 }
 
 Margin query_margin(Decomposition& tiles, int level, const AttentionWindow& window) {

@@ -316,6 +316,7 @@ std::optional<double> Training::step(std::int64_t number) {
   }
   network_.parameters().zero_gradients();
   FixedSum losses;
+  GradientSync sync(world_, parameters_);
   for (Sample& s : samples) {
     const Target target = target_of(s, weighing.areas, weighing.pairs);
     Tape tape(Tape::Mode::record, precision_, keep_of(settings_.train), nullptr,
@@ -323,9 +324,12 @@ std::optional<double> Training::step(std::int64_t number) {
     const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes(),
                                {settings_.train.dropout, seed, first + s.number});
     losses.add(ordinal_loss(logits, target, tape));
-    tape.backward();
+    if (&s == &samples.back())
+      tape.backward([&](auto whole) { sync.complete(whole); });
+    else
+      tape.backward();
   }
-  sum_gradients(world_, parameters_);
+  sync.finish();
   all_reduce(world_, std::span(&losses, 1));
   const double loss = losses.value();
   const double norm = gradient_norm(parameters_);

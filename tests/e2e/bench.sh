@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The benchmark of a small network on two ranks: every table is there, the arithmetic is that of the network, and rank
-# counts beyond those started are refused. Needs PLUVIA and MPIEXEC, as ctest sets them.
+# The benchmark of a small network on two ranks: every table is there, the arithmetic is that of the network, replicas have
+# a sample each, and rank counts beyond those started are refused. Needs PLUVIA and MPIEXEC, as ctest sets them.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -32,6 +32,14 @@ assert one["halo"]["messages_sent"] == 0 and two["halo"]["messages_sent"] > 0
 assert two["messages"]["latency_s"] > 0 and "messages" not in one
 assert [(row["scaling"], row["ranks"]) for row in two["scaling"]] == [("strong", 1), ("strong", 2), ("weak", 1), ("weak", 2)]
 assert two["scaling"][3]["ny"] * two["scaling"][3]["nx"] == 2 * 24 * 20
+END
+# Two replicas do the arithmetic of two samples.
+run 2 bench.ranks=[] bench.output=replicas.json parallel.replicas=2 >/dev/null 2>err || { cat err; exit 1; }
+python3 - <<'END'
+import json
+one, two = json.load(open("one.json")), json.load(open("replicas.json"))
+assert two["replicas"] == 2 and two["flop"]["step"] == 2 * one["flop"]["step"], (one["flop"], two["flop"])
+assert two["halo"]["messages_sent"] == 0
 END
 status=0
 run 1 >/dev/null 2>err || status=$?

@@ -393,7 +393,7 @@ TEST_P(Operator, GradientsInBlocksHaveTheSameBitsOnManyRanksAndThreads) {
     Outcome out = evaluate(row, tiles, 0, true, {block, tiles.tile(0).height(), tiles.tile(0).width()});
     std::vector<Parameter*> parameters;
     for (Parameter& p : out.parameters) parameters.push_back(&p);
-    sum_gradients(comm, parameters);
+    GradientSync(comm, parameters).finish();
     return out;
   };
   constexpr Index block = 8; // 4 x 4 of them, the last ones narrower

@@ -104,9 +104,10 @@ Outcome evaluate(const ModelSettings& settings, const Communicator& comm, const 
   const Var logits = net.forward(tape, tiles, input, base);
   out.logits = logits->value.clone();
   FixedSum loss = ordinal_loss(logits, target, tape);
-  tape.backward();
+  GradientSync sync(comm, net.parameters().all());
+  tape.backward([&](auto whole) { sync.complete(whole); });
+  sync.finish();
   out.input_gradient = input->grad.clone();
-  sum_gradients(comm, net.parameters().all());
   out.loss = loss.value();
   comm.all_reduce(std::span(&out.loss, 1), Reduce::sum);
   for (const Parameter* p : net.parameters().all())

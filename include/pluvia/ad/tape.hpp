@@ -68,22 +68,28 @@ public:
   const GradientBlocks& blocks() const { return blocks_; }
   bool recording() const { return mode_ == Mode::record; }
   /// A value that is computed from others. `pull` reads node.grad and accumulates into the inputs it holds;
-  /// it is kept only when recording and never called for a node whose gradient nobody asked for.
-  Var record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin = {});
+  /// it is kept only when recording and never called for a node whose gradient nobody asked for. `parameters`
+  /// are those whose gradients it adds to.
+  Var record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin = {},
+             const std::vector<Parameter*>& parameters = {});
   /// What `block` makes of x (and of parameters): with Keep::blocks its inside is forgotten, and computed
   /// once more when its gradient is pulled back (Chen et al. 2016, arXiv:1604.06174), to the same bits.
   /// Collective when the block is.
   Var apply(const std::function<Var(Tape&, const Var&)>& block, const Var& x);
   /// A value from outside; gradients are collected for it only when asked for.
   static Var leaf(Tensor value, bool needs_grad = false);
+  /// Who is told while gradients are pulled back, time and again, and of each parameter once, when its
+  /// gradient of this tape is whole: the value that was the first to be made with it has been pulled back.
+  using Listener = std::function<void(std::span<Parameter* const> whole)>;
   /// Pulls gradients back from every node whose grad is set, latest first. Empties the tape.
-  void backward();
+  void backward(const Listener& listener = {});
 
 private:
   struct Entry {
     Var node;
     std::function<void(Node&)> pull;
-    std::size_t row; ///< of the profile
+    std::size_t row;               ///< of the profile
+    std::vector<Parameter*> whole; ///< what no value before was made with
   };
   Mode mode_;
   Precision precision_;
@@ -91,6 +97,8 @@ private:
   Profile* profile_;
   GradientBlocks blocks_;
   std::vector<Entry> entries_;
+  std::vector<Parameter*> met_; ///< every parameter so far, in the order of its first use
+  Listener listener_;           ///< of the backward pass that is under way
 };
 
 } // namespace pluvia

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 
+#include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/settings.hpp"
 #include "pluvia/nn/st_unet.hpp"
 #include "pluvia/ops/loss.hpp"
@@ -8,23 +9,26 @@
 
 namespace pluvia {
 
-/// Seconds of one training step, phase by phase; halo times lie within forward and backward.
+/// Seconds of one training step, phase by phase; halo times lie within forward and backward. The reduction is
+/// what summing gradients adds to the step.
 struct StepPhases {
   double forward = 0, loss = 0, backward = 0, reduction = 0, optimiser = 0;
+  double hidden = 0; ///< part of backward: sums of gradients are on their way
   HaloCost halo;
+  double total() const { return forward + loss + backward + reduction + optimiser; }
 };
 
 /// A network on random input of a given size: what is timed when a step or a forecast is. Precondition of
 /// all: collective over the communicator.
 class NetworkTiming {
 public:
-  /// ny x nx cells of level 0 over all ranks of `comm`, which must outlive it. Throws a usage Error when the
-  /// ranks do not fit the grid.
+  /// ny x nx cells of level 0 over all ranks of each replica in `comm`, which must outlive it. Throws a usage
+  /// Error when the ranks do not fit the grid.
   NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision, Index ny, Index nx);
 
-  /// One sample forward, nothing kept.
+  /// One sample a replica forward, nothing kept.
   void forecast(Profile* profile = nullptr);
-  /// One sample forward and backward, gradients summed, one update.
+  /// One sample a replica forward and backward, gradients summed, one update.
   StepPhases step(Profile* profile = nullptr);
 
   std::int64_t parameters() { return network_.parameters().size(); }
@@ -33,6 +37,7 @@ public:
 
 private:
   const Communicator& comm_;
+  ProcessGrid grid_;
   Precision precision_;
   Tape::Keep keep_;
   StUnetPorts ports_;
