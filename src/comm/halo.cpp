@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cassert>
-#include <chrono>
 #include <cstring>
 
 #include "pluvia/core/parallel_for.hpp"
+#include "pluvia/core/stopwatch.hpp"
 
 namespace pluvia {
 
@@ -72,20 +72,6 @@ float* for_each_row(Tensor& tensor, const HaloPlan::Piece& piece, float* message
     parallel_for(rows, row);
   return message + rows * values;
 }
-
-/// Adds the time it lives to a sum.
-class Stopwatch {
-public:
-  explicit Stopwatch(double& sum) : sum_(sum) {}
-  ~Stopwatch() { sum_ += std::chrono::duration<double>(Clock::now() - start_).count(); }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
-private:
-  using Clock = std::chrono::steady_clock;
-  double& sum_;
-  Clock::time_point start_ = Clock::now();
-};
 
 void zero_margins(Tensor& tensor) {
   const Shape& s = tensor.shape();

@@ -1,7 +1,8 @@
 #include "pluvia/comm/relay.hpp"
 
 #include <algorithm>
-#include <chrono>
+
+#include "pluvia/core/stopwatch.hpp"
 
 namespace pluvia {
 
@@ -14,20 +15,6 @@ int neighbour(const Communicator& line, int step) {
   return rank < 0 || rank >= line.size() ? MPI_PROC_NULL : rank;
 }
 
-/// Books the time it lives.
-class Waiting {
-public:
-  explicit Waiting(HaloCost& cost) : cost_(cost) {}
-  ~Waiting() { cost_.wait_seconds += std::chrono::duration<double>(Clock::now() - start_).count(); }
-  Waiting(const Waiting&) = delete;
-  Waiting& operator=(const Waiting&) = delete;
-
-private:
-  using Clock = std::chrono::steady_clock;
-  HaloCost& cost_;
-  Clock::time_point start_ = Clock::now();
-};
-
 } // namespace
 
 Relay::Relay(const Communicator& line, Direction direction, HaloCost& cost)
@@ -35,7 +22,7 @@ Relay::Relay(const Communicator& line, Direction direction, HaloCost& cost)
       after_(neighbour(line, direction == Direction::up ? 1 : -1)) {}
 
 Relay::~Relay() {
-  const Waiting waiting(cost_);
+  const Stopwatch waiting(cost_.wait_seconds);
   MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
 }
 
@@ -44,7 +31,7 @@ void Relay::take(std::span<float> values) {
     std::ranges::fill(values, 0.0F);
     return;
   }
-  const Waiting waiting(cost_);
+  const Stopwatch waiting(cost_.wait_seconds);
   mpi_check(MPI_Recv(values.data(), static_cast<int>(values.size()), MPI_FLOAT, before_, tag, line_.raw(),
                      MPI_STATUS_IGNORE),
             "MPI_Recv");

@@ -4,6 +4,19 @@
 
 namespace pluvia {
 
+namespace {
+
+/// The keys that a tile's queries see, or the queries that see its keys.
+std::function<Rect(const Rect&)> cells_of(const AttentionWindow& window,
+                                          Span (AxisWindow::*span)(Index) const) {
+  return [window, span](const Rect& r) {
+    return Rect{(window.y.*span)(r.y0).from, (window.y.*span)(r.y1 - 1).to, (window.x.*span)(r.x0).from,
+                (window.x.*span)(r.x1 - 1).to};
+  };
+}
+
+} // namespace
+
 HaloPlan plan_stencil_halo(const Partition& partition, int level, int rank, const Stencil& stencil) {
   const Margin m = reach(stencil);
   TimeNeed time;
@@ -29,13 +42,7 @@ HaloPlan plan_key_halo(const Partition& partition, int level, int rank, const At
             [axis, kind = window.t.kind](int part) {
               return Span{0, kind == AxisWindow::Kind::all ? axis.frames() : axis.frames_of(part).to};
             }};
-  return plan_halo(
-      partition, level, rank,
-      [&](const Rect& r) {
-        return Rect{window.y.keys(r.y0).from, window.y.keys(r.y1 - 1).to, window.x.keys(r.x0).from,
-                    window.x.keys(r.x1 - 1).to};
-      },
-      time);
+  return plan_halo(partition, level, rank, cells_of(window, &AxisWindow::keys), time);
 }
 
 HaloPlan plan_query_halo(const Partition& partition, int level, int rank, const AttentionWindow& window) {
@@ -48,13 +55,7 @@ HaloPlan plan_query_halo(const Partition& partition, int level, int rank, const 
             [axis](int part) {
               return Span{axis.frames_of(part).from, axis.frames()};
             }};
-  return plan_halo(
-      partition, level, rank,
-      [&](const Rect& r) {
-        return Rect{window.y.queries(r.y0).from, window.y.queries(r.y1 - 1).to, window.x.queries(r.x0).from,
-                    window.x.queries(r.x1 - 1).to};
-      },
-      time);
+  return plan_halo(partition, level, rank, cells_of(window, &AxisWindow::queries), time);
 }
 
 bool stays_home(const TimeAxis& time, const AttentionWindow& window) {

@@ -194,7 +194,7 @@ TEST(Config, ValuesOutOfRangeNameRangeAndUnit) {
   EXPECT_SAYS(refusal("data: {train: {from: 2019-1-25}}"), "YYYY-MM-DD");
   EXPECT_SAYS(refusal("simulate: {from: }"), "not empty");
   EXPECT_SAYS(refusal("train: {output: ''}"), "not empty");
-  EXPECT_SAYS(refusal("model: {attention: {global: softmax}}"), "none | linear");
+  EXPECT_SAYS(refusal("model: {attention: {global: ring}}"), "none | linear | softmax");
 }
 
 TEST(Config, KeysThatContradictEachOtherAreRefused) {
