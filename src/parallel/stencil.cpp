@@ -17,11 +17,6 @@ TileOrigin origin_of(const Decomposition& tiles, int level, const AttentionWindo
   return {tile.y0, tile.x0, query, frame};
 }
 
-const char* name_of(const AttentionWindow& window) {
-  if (stays_home({}, window)) return "attention (time)";
-  return window.y.kind == AxisWindow::Kind::all ? "attention (global)" : "attention (space)";
-}
-
 bool at_home(const Decomposition& tiles, const AttentionWindow& window) {
   return stays_home(tiles.partition().time, window);
 }
@@ -51,6 +46,11 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   };
   const Work work = convolution_work("conv3d", s, weight.value.shape(), x->needs_grad);
   return tape.record(std::move(y), work, pull, reach(transposed(stencil)), {&weight, &bias});
+}
+
+const char* attention_name(const AttentionWindow& window) {
+  if (stays_home({}, window)) return "attention (time)";
+  return window.y.kind == AxisWindow::Kind::all ? "attention (global)" : "attention (space)";
 }
 
 Margin query_margin(Decomposition& tiles, int level, const AttentionWindow& window) {
@@ -106,7 +106,7 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
   };
   // Two products of a query with a key forward; five backward, which makes the scores anew.
   const double flop = 4.0 * attended_pairs(s, window, origin) * static_cast<double>(s.c);
-  return tape.record(std::move(o), {name_of(window), s.c, flop, 2.5 * flop}, pull, margin);
+  return tape.record(std::move(o), {attention_name(window), s.c, flop, 2.5 * flop}, pull, margin);
 }
 
 } // namespace pluvia

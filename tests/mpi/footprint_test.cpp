@@ -1,16 +1,21 @@
 // ranks: 1 2 3 4
 // What is planned for a rank is what the network does: the messages and bytes that it hands to MPI, counted
-// by standing between, and the memory that the tape holds between the passes, as the C library counts it.
+// by standing between, and the memory that the tape holds between the passes, as the C library counts it. The
+// operators that are listed for it are those that a profile of the network books, with their arithmetic.
 #include <malloc.h>
 
+#include <map>
 #include <numeric>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
 #include <mpi.h>
 
 #include "pluvia/nn/footprint.hpp"
+#include "pluvia/nn/operators.hpp"
 #include "pluvia/ops/loss.hpp"
 
 namespace {
@@ -52,6 +57,18 @@ struct Case {
   std::string core = "attention";
 };
 
+/// How often each operator is applied, and its arithmetic forward and backward.
+using Key = std::tuple<std::string, Index, Index, Index, Index, Index>;
+struct Count {
+  int calls = 0;
+  double flop = 0, pull_flop = 0;
+  bool operator==(const Count&) const = default;
+};
+template <class Entry> Key key_of(const Entry& entry, std::string_view name, Index inputs) {
+  const Shape& s = entry.output;
+  return {std::string(name), inputs, s.t, s.y, s.x, s.c};
+}
+
 class FootprintOf : public ::testing::TestWithParam<Case> {};
 
 TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
@@ -83,7 +100,8 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
               own_leads = tiles.leads(static_cast<Index>(leads.size())).size();
   std::int64_t before = 0, after = 0;
   for (int pass = 0; pass < 2; ++pass) { // the first one fills caches of plans
-    Tape tape(Tape::Mode::record, Precision::f32, c.keep);
+    Profile profile;
+    Tape tape(Tape::Mode::record, Precision::f32, c.keep, pass == 0 ? &profile : nullptr);
     sent = {};
     before = allocated_bytes();
     Var logits = net.forward(
@@ -101,6 +119,16 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
     tape.backward();
     EXPECT_EQ(sent.messages, planned.backward.messages);
     EXPECT_EQ(sent.bytes, planned.backward.bytes);
+
+    if (pass > 0 || c.keep == Tape::Keep::blocks) continue; // blocks are booked twice
+    std::map<Key, Count> booked, listed;
+    for (const Profile::Row& row : profile.rows())
+      booked[key_of(row, row.name, row.inputs)] = {row.calls, row.flop, row.pull_flop};
+    for (const Operator& op : list_operators(settings, ports, tiles.partition(), world.rank())) {
+      Count& count = listed[key_of(op, op.work.name, op.work.inputs)];
+      ++count.calls, count.flop += op.work.flop, count.pull_flop += op.work.pull_flop;
+    }
+    EXPECT_EQ(booked, listed);
   }
   EXPECT_EQ(world.size() == 1, planned.forward.messages == 0);
   if (after == before) GTEST_SKIP() << "this allocator does not say how much it holds";

@@ -13,7 +13,7 @@ struct Footprint {
   HaloTraffic forward, backward;     ///< sent in each pass
 };
 
-/// Walks the network as StUnet::forward does and adds up what its operators keep and exchange, without
+/// Adds up what the operators of StUnet::forward (see list_operators) keep and exchange, without
 /// allocating or communicating anything: for planning a run on ranks that are not there. Local.
 Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports,
                              const Partition& partition, int rank, Tape::Keep keep = Tape::Keep::everything);

@@ -17,6 +17,9 @@ namespace pluvia {
 Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter& weight, Parameter& bias,
            const Stencil& stencil, const Var& residual = nullptr);
 
+/// What a profile calls an attention.
+const char* attention_name(const AttentionWindow& window);
+
 /// The margins that attention wants around queries, and around keys and values.
 Margin query_margin(Decomposition& tiles, int level, const AttentionWindow& window);
 Margin key_margin(Decomposition& tiles, int level, const AttentionWindow& window);

@@ -1,0 +1,222 @@
+#include "pluvia/nn/operators.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "pluvia/ops/linear_attention.hpp"
+#include "pluvia/parallel/recurrence.hpp"
+#include "pluvia/parallel/stencil.hpp"
+
+namespace pluvia {
+
+namespace {
+
+std::int64_t bytes_of(const Shape& s, Margin m = {}) {
+  return (s.t + m.t_lo + m.t_hi) * (s.y + m.y_lo + m.y_hi) * (s.x + m.x_lo + m.x_hi) * s.c *
+         static_cast<Index>(sizeof(float));
+}
+
+/// Writes down one layer after the other, as the blocks of blocks.cpp and StUnet::forward apply them.
+class Walk {
+public:
+  Walk(const Partition& partition, int rank) : partition_(partition), rank_(rank) {}
+  std::vector<Operator> take() { return std::move(list_); }
+
+  template <class Body> void block(Body&& body) {
+    block_ = ++blocks_;
+    body();
+    block_ = 0;
+  }
+
+  Shape shape(int level, Index frames, Index channels) const {
+    const Rect tile = partition_.tile(rank_, level);
+    return {1, frames, tile.height(), tile.width(), channels};
+  }
+
+  /// An operator that keeps its output.
+  Operator& add(const Work& work, const Shape& output, Margin margin = {}) {
+    Operator& op = list_.emplace_back();
+    op.work = work, op.output = output, op.block = block_;
+    op.kept_bytes = bytes_of(output, margin);
+    return op;
+  }
+
+  void linear(const Shape& output, Index c_in, Margin margin = {}) {
+    add(convolution_work("linear", output, {1, 1, 1, c_in, output.c}, true), output, margin);
+  }
+
+  void conv(int level, Index frames, Index c_in, Index c_out, const Stencil& stencil,
+            bool input_gradient = true) {
+    const Shape output = shape(level, frames, c_out);
+    Operator& op = add(
+        convolution_work("conv3d", output, {stencil.t, stencil.y, stencil.x, c_in, c_out}, input_gradient),
+        output);
+    op.forward = {plan_stencil_halo(partition_, level, rank_, stencil), frames, {c_in}};
+    op.backward = {plan_stencil_halo(partition_, level, rank_, transposed(stencil)), frames, {c_out}};
+    op.behind = op.work.flop / op.work.pull_flop; // the weight gradient
+  }
+
+  void residual_block(int level, Index frames, Index c, const Stencil& stencil) {
+    const Shape s = shape(level, frames, c);
+    add({"layer_norm", c}, s, reach(stencil));
+    conv(level, frames, c, c, stencil);
+    add({"gelu", c}, s, reach(stencil));
+    conv(level, frames, c, c, stencil);
+  }
+
+  /// Projections of queries, keys and values, and the attention itself. `asked` are the lead times whose
+  /// queries all cells share, 0 = every cell has its own.
+  void attention(int level, Index frames_in, Index frames_out, Index c, Index asked,
+                 const AttentionWindow& window) {
+    Operator::Halo keys, askers;
+    const Index heads = c / head_channels;
+    if (!stays_home(partition_.time, window)) {
+      keys = {plan_key_halo(partition_, level, rank_, window), frames_in, {c, c}};
+      askers = {plan_query_halo(partition_, level, rank_, window), frames_out, {c, heads, heads}};
+      if (asked == 0) askers.channels.push_back(c);
+    }
+    if (asked > 0)
+      linear({1, asked, 1, 1, c}, c);
+    else
+      linear(shape(level, frames_out, c), c, askers.plan.margin);
+    for (int i = 0; i < 2; ++i) linear(shape(level, frames_in, c), c, keys.plan.margin);
+
+    const Rect tile = partition_.tile(rank_, level);
+    const Index frame = partition_.frames(rank_).from;
+    const TileOrigin origin{tile.y0, tile.x0, asked > 0 ? partition_.leads(rank_).from : frame, frame};
+    const Shape output = shape(level, frames_out, c);
+    const double flop = 4.0 * attended_pairs(output, window, origin) * static_cast<double>(c);
+    Operator& op = add({attention_name(window), c, flop, 2.5 * flop}, output);
+    op.kept_bytes += bytes_of(shape(level, frames_out, heads), askers.plan.margin);
+    op.forward = std::move(keys), op.backward = std::move(askers);
+  }
+
+  void recurrence(int level, Index frames, Index c) {
+    const Shape s = shape(level, frames, c), four = shape(level, frames, 4 * c);
+    linear(four, c);
+    Work work = convolution_work("recurrence", four, {1, 1, 1, c, 4 * c}, true);
+    work.inputs = c;
+    Operator& op = add(work, s);
+    // Gates, memory, hidden values before.
+    op.kept_bytes += bytes_of(four) + bytes_of(s, {.t_lo = 1}) + bytes_of(s);
+    const TimeAxis& axis = partition_.time;
+    const int part = partition_.part(rank_);
+    const auto strips = static_cast<int>(recurrence_strips(s.y, axis.parts()).size());
+    const HaloTraffic state{2 * s.y * s.x * c * static_cast<Index>(sizeof(float)), strips};
+    if (part + 1 < axis.parts()) op.up = state;
+    if (part > 0) op.down = state;
+  }
+
+  /// Two linear layers that make a gate, and what it mixes.
+  void gate(const Shape& s) {
+    for (int i = 0; i < 2; ++i) linear(s, s.c);
+    add({"blend", s.c}, s);
+  }
+
+  void space_time_block(int level, Index frames, Index c, const ModelSettings& model) {
+    const AttentionSettings& form = model.attention;
+    const AxisWindow own{AxisWindow::Kind::own, 0, 0},
+        past{AxisWindow::Kind::past, 0, partition_.time.parts() > 1 ? partition_.time.frames() : frames};
+    const Tiling& tiling = partition_.tiling;
+    const bool windowed = form.form == "windowed", joint = form.form == "joint";
+    const Shape s = shape(level, frames, c);
+    add({"layer_norm", c}, s);
+    attention(level, frames, frames, c, 0,
+              {joint ? past : own,
+               windowed ? block_y(tiling, level, form.window) : around_y(tiling, level, form.radius),
+               windowed ? block_x(tiling, level, form.window) : around_x(tiling, level, form.radius)});
+    if (!joint) {
+      if (model.temporal_core == "recurrent")
+        recurrence(level, frames, c);
+      else
+        attention(level, frames, frames, c, 0, {past, own, own});
+      gate(s);
+    }
+    if (form.global == "softmax") {
+      attention(level, frames, frames, c, 0, {own, every_row(tiling, level), every_column(tiling, level)});
+      gate(s);
+    }
+    if (form.global == "linear") {
+      for (int i = 0; i < 3; ++i) linear(s, c);
+      const double flop = 4.0 * (head_channels + 1) * static_cast<double>(s.size());
+      Operator& op = add({"attention (global)", c, flop, 2 * flop}, s);
+      const Shape summed = domain_sums_shape(s);
+      op.domain_sums = summed.size();
+      op.kept_bytes += bytes_of(summed);
+      gate(s);
+    }
+    linear(s, c);
+    add({"layer_norm", c}, s);
+    const Shape wide = shape(level, frames, 2 * c);
+    linear(wide, c);
+    add({"gelu", 2 * c}, wide);
+    linear(s, 2 * c);
+  }
+
+  void skip(int level, Index frames, Index leads, Index all_leads, Index c, Index radius) {
+    add({"lead embedding", c}, {1, all_leads, 1, 1, c});
+    add({"layer_norm", c}, shape(level, frames, c));
+    attention(level, frames, leads, c, all_leads,
+              {{AxisWindow::Kind::all, 0, partition_.time.parts() > 1 ? partition_.time.frames() : frames},
+               around_y(partition_.tiling, level, radius),
+               around_x(partition_.tiling, level, radius)});
+    linear(shape(level, leads, c), c);
+  }
+
+private:
+  const Partition& partition_;
+  int rank_, block_ = 0, blocks_ = 0;
+  std::vector<Operator> list_;
+};
+
+} // namespace
+
+HaloTraffic Operator::Halo::traffic(int rank) const {
+  return halo_traffic(plan, rank, frames, std::accumulate(channels.begin(), channels.end(), Index{0}));
+}
+
+std::vector<Operator> list_operators(const ModelSettings& settings, const StUnetPorts& ports,
+                                     const Partition& partition, int rank) {
+  const Stencil causal = causal_stencil(3, 3, 3), flat = causal_stencil(1, 3, 3);
+  const bool divided = partition.time.parts() > 1;
+  const auto all_leads = static_cast<Index>(ports.lead_hours.size());
+  const Index frames = divided ? partition.frames(rank).size() : settings.history,
+              leads = divided ? partition.leads(rank).size() : all_leads;
+  const auto n = static_cast<int>(settings.channels.size());
+  const int merged = settings.input_merge == 2 ? 1 : 0;
+  const auto channels = [&](int l) { return settings.channels[static_cast<std::size_t>(l)]; };
+  Walk walk(partition, rank);
+  const auto merge = [&](int level, Index c) { walk.add({"merge", c}, walk.shape(level, frames, 4 * c)); };
+  const auto unmerge = [&](int level, Index c) { walk.add({"unmerge", 4 * c}, walk.shape(level, leads, c)); };
+
+  if (merged == 1) {
+    merge(1, ports.inputs);
+    walk.linear(walk.shape(1, frames, channels(0)), 4 * ports.inputs, reach(causal));
+  }
+  walk.conv(merged, frames, merged == 1 ? channels(0) : ports.inputs, channels(0), causal, merged == 1);
+  for (int l = 0; l < n; ++l) {
+    const int level = merged + l;
+    const Index c = channels(l);
+    walk.block([&] { walk.residual_block(level, frames, c, causal); });
+    const bool attends = std::ranges::any_of(settings.attention.levels, [&](std::int64_t wanted) {
+      return (wanted < 0 ? wanted + n : wanted) == l;
+    });
+    if (attends) walk.block([&] { walk.space_time_block(level, frames, c, settings); });
+    walk.block([&] { walk.skip(level, frames, leads, all_leads, c, settings.skip_radius); });
+    if (l + 1 == n) break;
+    merge(level + 1, c);
+    walk.linear(walk.shape(level + 1, frames, channels(l + 1)), 4 * c);
+  }
+  for (int l = n - 2; l >= 0; --l) {
+    const int level = merged + l;
+    const Index c = channels(l);
+    walk.linear(walk.shape(level + 1, leads, 4 * c), channels(l + 1));
+    unmerge(level, c);
+    walk.block([&] { walk.residual_block(level, leads, c, flat); });
+  }
+  walk.linear(walk.shape(merged, leads, (merged == 1 ? 4 : 1) * ports.classes), channels(0));
+  if (merged == 1) unmerge(0, ports.classes);
+  return walk.take();
+}
+
+} // namespace pluvia
