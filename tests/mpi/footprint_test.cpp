@@ -142,7 +142,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"neighbourhood", "none", {-2, -1}, 45, 52, 1, 0, Edge::closed},
         Case{"windowed", "linear", {-1}, 45, 52, 1, 1, Edge::closed},
         Case{"joint", "linear", {0, 2}, 40, 48, 1, 0, Edge::periodic},
-        Case{"neighbourhood", "none", {-1}, 64, 64, 2, 2, Edge::periodic},
+        Case{"neighbourhood", "none", {-1}, 96, 96, 2, 2, Edge::periodic},
         Case{"neighbourhood", "linear", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks},
         Case{"joint", "none", {-2, -1}, 40, 48, 1, 1, Edge::periodic, Tape::Keep::everything, 2},
         Case{"neighbourhood", "linear", {-1}, 90, 104, 2, 0, Edge::closed, Tape::Keep::everything, 2},
