@@ -21,8 +21,6 @@ if [ "${1:-}" = --tests ]; then
   packages+=(python3-torch python3-yaml libopenblas0-pthread)
   # a SLURM of two nodes for the job scripts, which the tests start and stop themselves
   packages+=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2)
-  # simulated clusters
-  packages+=(libsimgrid-dev)
 fi
 
 if ! command -v dpkg-query >/dev/null; then
