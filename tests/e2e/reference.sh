@@ -29,6 +29,9 @@ case_of 13 14 model.attention.form=joint model.skip_radius=1 model.input_merge=2
 case_of 13 14 model.attention.form=joint model.attention.global=linear
 OMP_NUM_THREADS=2 "$python" "$tools/compare.py" case?.safetensors
 
+# It also reads a configuration as users write it, with defaults left out.
+"$python" "$tools/st_unet.py" --count "$here/../../inputs/bench_reference.yaml"
+
 # The comparison notices another network: windows of 5 instead of 4 cells.
 sed 's/window: 4/window: 5/' case1.safetensors >other.safetensors
 if "$python" "$tools/compare.py" other.safetensors; then echo "FAILED: another network passes"; exit 1; fi

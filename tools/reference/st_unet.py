@@ -64,7 +64,7 @@ def read_settings(text):
     return SimpleNamespace(
         history=model["history"], channels=model["channels"], input_merge=model["input_merge"],
         form=attention["form"], attention_levels={level % levels for level in attention["levels"]},
-        recurrent=model["temporal_core"] == "recurrent",
+        recurrent=model.get("temporal_core") == "recurrent",
         radius=attention["radius"], window=attention["window"], everywhere=attention.get("global", "none"),
         skip_radius=model["skip_radius"], lead_hours=target["leads_hours"], classes=len(target["thresholds_mm"]) + 1)
 
