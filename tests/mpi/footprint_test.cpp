@@ -4,6 +4,8 @@
 // operators that are listed for it are those that a profile of the network books, with their arithmetic.
 #include <malloc.h>
 
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <string>
@@ -98,17 +100,19 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   const Rect tile = tiles.tile(0);
   const Index cells = tile.cells(), own_frames = tiles.frames(frames).size(),
               own_leads = tiles.leads(static_cast<Index>(leads.size())).size();
-  std::int64_t before = 0, after = 0;
-  for (int pass = 0; pass < 2; ++pass) { // the first one fills caches of plans
+  // MPI takes memory of its own now and then, and keeps it: the leanest pass is the network's.
+  std::int64_t kept = std::numeric_limits<std::int64_t>::max();
+  for (int pass = 0; pass < 4; ++pass) { // the first one fills caches of plans
     Profile profile;
     Tape tape(Tape::Mode::record, Precision::f32, c.keep, pass == 0 ? &profile : nullptr);
     sent = {};
-    before = allocated_bytes();
+    const std::int64_t before = allocated_bytes();
     Var logits = net.forward(
         tape, tiles,
         Tape::leaf(Tensor::zeros({1, own_frames, tile.height(), tile.width(), inputs}, net.input_margin())),
         Tape::leaf(Tensor::zeros({1, own_leads, tile.height(), tile.width(), classes})));
-    after = allocated_bytes();
+    kept = std::min(kept, allocated_bytes() - before);
+    MPI_Barrier(MPI_COMM_WORLD); // no rank's next messages are among what another one counts
     EXPECT_EQ(sent.messages, planned.forward.messages);
     EXPECT_EQ(sent.bytes, planned.forward.bytes);
 
@@ -131,9 +135,8 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
     EXPECT_EQ(booked, listed);
   }
   EXPECT_EQ(world.size() == 1, planned.forward.messages == 0);
-  if (after == before) GTEST_SKIP() << "this allocator does not say how much it holds";
-  const double kept = static_cast<double>(after - before);
-  EXPECT_NEAR(static_cast<double>(planned.activation_bytes) / kept, 1.0, 0.02);
+  if (kept == 0) GTEST_SKIP() << "this allocator does not say how much it holds";
+  EXPECT_NEAR(static_cast<double>(planned.activation_bytes) / static_cast<double>(kept), 1.0, 0.02);
 }
 
 INSTANTIATE_TEST_SUITE_P(
