@@ -36,6 +36,9 @@ OWNERS = {
     r"hdf5.*|H5.*": ["io"],
     r"petsc.*": ["physics"],
     r"(dnnl|oneapi/dnnl).*": ["bench"],
+    r"cuda_runtime\.h": ["core/cuda.hpp"],
+    r"(cudnn|cublasLt|cuda_bf16)\.h": ["ops"],
+    r"nccl\.h": ["comm"],
     r"yaml-cpp/.*": ["core/config.cpp"],
     r"CLI/.*": ["apps/main.cpp"],
 }

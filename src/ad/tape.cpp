@@ -3,23 +3,7 @@
 #include <algorithm>
 #include <cassert>
 
-#include "pluvia/core/parallel_for.hpp"
-
 namespace pluvia {
-
-namespace {
-
-void add(Tensor& to, const Tensor& d) {
-  const Shape& s = d.shape();
-  parallel_for(s.b * s.t * s.y, [&](Index row) {
-    const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
-    float* sum = to.cell(b, t, y, 0);
-    const float* from = d.cell(b, t, y, 0);
-    for (Index i = 0; i < s.x * s.c; ++i) sum[i] += from[i];
-  });
-}
-
-} // namespace
 
 void accumulate(Node& node, Tensor&& d) {
   if (!node.needs_grad) return;
@@ -28,7 +12,7 @@ void accumulate(Node& node, Tensor&& d) {
     node.grad = std::move(d);
     return;
   }
-  add(node.grad, d);
+  add_to(node.grad, d);
 }
 
 void add_gradient(Parameter& parameter, std::span<const float> d) {
@@ -37,17 +21,24 @@ void add_gradient(Parameter& parameter, std::span<const float> d) {
   for (std::size_t i = 0; i < to.size(); ++i) to[i] += d[i];
 }
 
+void add_gradient(Parameter& parameter, const Tensor& d) {
+  if (d.device() == Device::host)
+    add_gradient(parameter, d.storage());
+  else
+    add_to(parameter.grad, d);
+}
+
 void pass_gradient(Node& from, Node& to) {
   if (!to.needs_grad) return;
   if (to.grad.empty())
     to.grad = from.grad.margin() == to.grad_margin ? std::move(from.grad) : from.grad.clone(to.grad_margin);
   else
-    add(to.grad, from.grad);
+    add_to(to.grad, from.grad);
 }
 
 GradientSlot gradient_slot(Node& node) {
   const bool first = node.grad.empty();
-  if (first) node.grad = Tensor(node.value.shape(), node.grad_margin);
+  if (first) node.grad = Tensor(node.value.shape(), node.grad_margin, node.value.device());
   return {node.grad, first ? nullptr : &node.grad};
 }
 
@@ -60,6 +51,7 @@ Var Tape::leaf(Tensor value, bool needs_grad) {
 
 Var Tape::record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin,
                  const std::vector<Parameter*>& parameters) {
+  if (profile_ && value.device() == Device::gpu) accelerator::wait();
   const std::size_t row = profile_ ? profile_->forward(work, value.shape()) : 0;
   auto node = std::make_shared<Node>();
   node->value = std::move(value);
@@ -96,6 +88,7 @@ void Tape::backward(const Listener& listener) {
     Entry entry = std::move(entries_.back());
     entries_.pop_back();
     if (!entry.node->grad.empty()) entry.pull(*entry.node);
+    if (profile_ && entry.node->value.device() == Device::gpu) accelerator::wait();
     if (profile_) profile_->pull(entry.row);
     if (listener_) {
       listener_(entry.whole);

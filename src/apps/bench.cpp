@@ -18,6 +18,7 @@
 #include "commands.hpp"
 #include "pluvia/bench/ceilings.hpp"
 #include "pluvia/bench/network_timing.hpp"
+#include "pluvia/comm/devices.hpp"
 #include "pluvia/io/durable.hpp"
 #include "pluvia/io/time.hpp"
 #include "pluvia/nn/footprint.hpp"
@@ -116,7 +117,8 @@ std::string operator_table(const Profile& profile, int steps, double ceiling, Js
 }
 
 /// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
-std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Json& json) {
+std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Device device,
+                          Json& json) {
   std::string out = fmt::format("{:<7} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
                                 "grid", "median s", "min s", "max s", "efficiency", "halo wait");
   for (const bool strong : {true, false}) {
@@ -134,7 +136,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
         automatic.parallel.rows = automatic.parallel.cols = 0;
         automatic.parallel.replicas = 1;
         automatic.parallel.time = parts;
-        NetworkTiming network(part, automatic, precision, ny, nx);
+        NetworkTiming network(part, automatic, precision, device, ny, nx);
         double wait = 0, seconds = 0;
         const Timing t = time_in_turn(part,
                                       {{"step",
@@ -182,8 +184,9 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     std::filesystem::remove(s.bench.output + ".part");
   });
   const int rounds = static_cast<int>(s.bench.rounds), threads = omp_get_max_threads();
-  const Precision precision = agree_precision(world, s.train.precision);
-  NetworkTiming network(world, s, precision, s.bench.ny, s.bench.nx);
+  const Device device = take_device(world, s.parallel.device);
+  const Precision precision = agree_precision(world, s.train.precision, device);
+  NetworkTiming network(world, s, precision, device, s.bench.ny, s.bench.nx);
   const double load = load_average();
 
   // Memory first: the ceilings bring arrays of their own.
@@ -218,7 +221,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   fast.train.exact = false;
   std::optional<NetworkTiming> inexact;
   if (s.train.exact) {
-    inexact.emplace(world, fast, precision, s.bench.ny, s.bench.nx);
+    inexact.emplace(world, fast, precision, device, s.bench.ny, s.bench.nx);
     contenders.push_back(
         {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step / rounds});
   }
@@ -309,7 +312,8 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     json["messages"] = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
   }
   progress.update(3, "messages timed");
-  if (!s.bench.ranks.empty()) out += fmt::format("\n{}", scaling_table(world, s, precision, json["scaling"]));
+  if (!s.bench.ranks.empty())
+    out += fmt::format("\n{}", scaling_table(world, s, precision, device, json["scaling"]));
   progress.update(4);
 
   together(world, [&] {

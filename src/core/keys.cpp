@@ -91,6 +91,9 @@ void declare(ModelSettings& s, const Declare& key) {
 
 void declare(ParallelSettings& s, const Declare& key) {
   const Limits count{.low = 0, .high = 1e6};
+  key("parallel.device", &s.device, "", {.words = {"auto", "cpu", "gpu", "pretend"}},
+      "where networks are computed; auto = GPUs where the program was built for them and all nodes have some; "
+      "pretend = their code on the processor, for tests");
   key("parallel.replicas", &s.replicas, "", {.low = 1, .high = 1e6},
       "copies of the whole domain, each on as many ranks, that share the samples of a training step");
   key("parallel.time", &s.time, "ranks", {.low = 1, .high = 1e6},

@@ -31,11 +31,12 @@ std::size_t reader_cache_bytes(const Settings& settings, bool regression) {
   return static_cast<std::size_t>(settings.data.cache_mib * 1048576 / (regression ? 2 : 1));
 }
 
-StUnet make_network(const Settings& settings) {
+StUnet make_network(const Settings& settings, Device device) {
   const SampleRule rule = make_sample_rule(settings);
-  return {settings.model,
-          {rule.channels(), settings.target.leads_hours, rule.classes()},
-          static_cast<std::uint64_t>(settings.train.seed)};
+  StUnet network(settings.model, {rule.channels(), settings.target.leads_hours, rule.classes()},
+                 static_cast<std::uint64_t>(settings.train.seed));
+  network.parameters().move_to(device);
+  return network;
 }
 
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
@@ -44,11 +45,13 @@ Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input
   const Span leads = tiles.leads(static_cast<Index>(base.size()));
   const auto own =
       std::span(base).subspan(static_cast<std::size_t>(leads.from), static_cast<std::size_t>(leads.size()));
-  return network.forward(tape, tiles, Tape::leaf(std::move(input.features)),
-                         Tape::leaf(log_base(own, tiles.tile(0), classes)), dropout, probe);
+  const Device device = network.parameters().device();
+  return network.forward(tape, tiles, Tape::leaf(moved(std::move(input.features), device)),
+                         Tape::leaf(moved(log_base(own, tiles.tile(0), classes), device)), dropout, probe);
 }
 
 std::vector<float> exceedance_fields(const Tensor& logits) {
+  if (logits.device() == Device::gpu) return exceedance_fields(logits.to(Device::host));
   const Shape s = logits.shape();
   const Index thresholds = s.c - 1, cells = s.y * s.x;
   std::vector<float> out(static_cast<std::size_t>(s.t * thresholds * cells));
@@ -86,8 +89,7 @@ void store_parameters(const std::vector<Parameter*>& parameters, const std::stri
                       Checkpoint& checkpoint) {
   for (const Parameter* p : parameters) {
     const Shape s = p->value.shape();
-    const auto values = p->value.storage();
-    checkpoint.arrays[prefix + "/" + p->name] = {{s.b, s.t, s.y, s.x, s.c}, {values.begin(), values.end()}};
+    checkpoint.arrays[prefix + "/" + p->name] = {{s.b, s.t, s.y, s.x, s.c}, values_of(p->value)};
   }
 }
 
@@ -101,7 +103,7 @@ void load_parameters(const Checkpoint& checkpoint, const std::string& prefix,
       fail(ExitCode::data, "The checkpoint holds another model",
            "it has no " + prefix + "/" + p->name + " of this network's shape",
            "Use the configuration it was trained with, or train anew.");
-    std::ranges::copy(found->second.values, p->value.storage().begin());
+    set_values(p->value, found->second.values);
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "conv3d_bf16.hpp"
 #include "conv3d_rows.hpp"
+#include "kernels.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/simd.hpp"
 
@@ -296,7 +297,10 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
 
 void convolution(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
                  const float* bias, const Tensor* residual, Tensor& y) {
-  if (precision == Precision::bf16)
+  if (x.device() == Device::gpu)
+    kernels::convolve(precision, x.view(), weight.cell(0, 0, 0, 0), kernels::Weights::as_they_are, stencil,
+                      bias, residual ? residual->view() : ConstView{}, y.view());
+  else if (precision == Precision::bf16)
     convolve_bf16(x, pack_bf16(weight, stencil), bias, residual, y);
   else
     convolve(x, pack(weight, stencil), bias, residual, y);
@@ -304,7 +308,11 @@ void convolution(Precision precision, const Tensor& x, const Tensor& weight, con
 
 void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor& weight,
                             const Stencil& stencil, const Tensor* addend, Tensor& dx) {
-  if (precision == Precision::bf16)
+  if (dy.device() == Device::gpu)
+    kernels::convolve(precision, dy.view(), weight.cell(0, 0, 0, 0), kernels::Weights::transposed,
+                      transposed(stencil), nullptr, addend ? std::as_const(*addend).view() : ConstView{},
+                      dx.view());
+  else if (precision == Precision::bf16)
     convolve_bf16(dy, pack_transposed_bf16(weight, stencil), nullptr, addend, dx);
   else
     convolve(dy, pack_transposed(weight, stencil), nullptr, addend, dx);
@@ -312,7 +320,9 @@ void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor&
 
 void convolution_pull_weight(Precision precision, const Tensor& x, const Tensor& dy, const Stencil& stencil,
                              Tensor& dw, float* db) {
-  if (precision == Precision::bf16)
+  if (x.device() == Device::gpu)
+    kernels::convolve_weight_gradient(precision, x.view(), dy.view(), stencil, dw.cell(0, 0, 0, 0), db);
+  else if (precision == Precision::bf16)
     convolve_weight_gradient_bf16(x, dy, stencil, dw, db);
   else
     convolve_weight_gradient(x, dy, stencil, dw, db);

@@ -9,8 +9,10 @@
 
 namespace pluvia {
 
-Precision agree_precision(const Communicator& comm, const std::string& wanted) {
+Precision agree_precision(const Communicator& comm, const std::string& wanted, Device device) {
   if (wanted == "f32") return Precision::f32;
+  if (device == Device::gpu) // a pretend one multiplies bf16 as it does f32
+    return wanted == "bf16" || accelerator::kind() == accelerator::Kind::cuda ? Precision::bf16 : Precision::f32;
   std::int64_t everywhere = has_native_bf16() ? 1 : 0;
   comm.all_reduce(std::span(&everywhere, 1), Reduce::min);
   if (everywhere == 1) return Precision::bf16;

@@ -61,6 +61,7 @@ struct ModelSettings {
 };
 
 struct ParallelSettings {
+  std::string device = "auto";     ///< auto | cpu | gpu | pretend
   std::int64_t replicas = 1;       ///< in training
   std::int64_t time = 1;           ///< ranks that share a tile
   std::int64_t rows = 0, cols = 0; ///< 0 = automatic

@@ -24,7 +24,7 @@ Partition layout(const Settings& settings, const Grid& grid, int ranks, const Wh
 std::size_t reader_cache_bytes(const Settings& settings, bool regression);
 
 /// The network that the settings describe, freshly initialised from train.seed.
-StUnet make_network(const Settings& settings);
+StUnet make_network(const Settings& settings, Device device = Device::host);
 
 /// Logits of one forecast: [1, leads of this rank, Y, X, classes]. `base` holds the class probabilities of each
 /// lead's window, of all leads, that they start from, the same as the input was made with; `dropout` and `probe` as StUnet::forward
