@@ -148,7 +148,8 @@ TEST(StUnet, GradientMatchesFiniteDifferences) {
         scale = std::max(scale, std::abs(static_cast<double>(here[i])));
         worst = std::max(worst, std::abs(static_cast<double>(here[i]) - there[i]));
       }
-      EXPECT_LE(worst, 1e-4 * scale + 1e-9) << p->name;
+      // What a key's bias gives to all scores alike falls out of softmax: its gradient is rounding alone.
+      EXPECT_LE(worst, 1e-4 * scale + 1e-6) << p->name;
     }
     net.parameters().move_to(Device::host);
   }
