@@ -28,7 +28,7 @@ void check(cudnnStatus_t status, const char* what) {
 }
 void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)
-    fail(ExitCode::failed, what, std::string("cuBLAS says: ") + cublasGetStatusString(status),
+    fail(ExitCode::failed, what, std::string("cuBLAS says: ") + cublasLtGetStatusString(status),
          "Use train.precision=f32, or look at the library's log (CUBLASLT_LOG_LEVEL=2).");
 }
 
