@@ -32,7 +32,7 @@ FORBIDDEN = {
 # Third-party headers and the only folders (or files) that may include them.
 OWNERS = {
     r"mpi\.h": ["comm", "apps/main.cpp", "io/netcdf_writer.cpp"],  # parallel NetCDF is opened with MPI's types
-    r"netcdf.*|nc.*\.h": ["io"],
+    r"netcdf.*|nc(?!cl).*\.h": ["io"],
     r"hdf5.*|H5.*": ["io"],
     r"petsc.*": ["physics"],
     r"(dnnl|oneapi/dnnl).*": ["bench"],
