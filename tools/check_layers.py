@@ -37,7 +37,7 @@ OWNERS = {
     r"petsc.*": ["physics"],
     r"(dnnl|oneapi/dnnl).*": ["bench"],
     r"cuda_runtime\.h": ["core/cuda.hpp"],
-    r"(cudnn|cublasLt|cuda_bf16)\.h": ["ops"],
+    r"(cudnn|cublas.*|cuda_bf16)\.h": ["ops", "bench"],
     r"nccl\.h": ["comm"],
     r"yaml-cpp/.*": ["core/config.cpp"],
     r"CLI/.*": ["apps/main.cpp"],

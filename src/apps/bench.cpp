@@ -45,8 +45,9 @@ double load_average() {
   return getloadavg(&load, 1) == 1 ? load : 0;
 }
 
-/// The most memory this process has held so far [bytes].
-double peak_memory() {
+/// The most memory this process has held so far where it computes [bytes].
+double peak_memory(Device device) {
+  if (device == Device::gpu) return static_cast<double>(accelerator::peak_bytes());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) * 1024;
@@ -113,6 +114,17 @@ std::string operator_table(const Profile& profile, int steps, double ceiling, Js
                     {"flop", row.flop / steps},
                     {"backward_flop", row.pull_flop / steps}});
   }
+  return out;
+}
+
+/// What the machine can do: products in f32 first, memory last.
+std::vector<Contender> ceilings(const Communicator& world, Device device) {
+  if (device == Device::gpu)
+    return {accelerator_product_ceiling(world, Precision::f32),
+            accelerator_product_ceiling(world, Precision::bf16), accelerator_copy_ceiling(world)};
+  std::vector<Contender> out{convolution_ceiling(world, Precision::f32)};
+  if (has_native_bf16()) out.push_back(convolution_ceiling(world, Precision::bf16));
+  out.push_back(memory_ceiling(world));
   return out;
 }
 
@@ -187,14 +199,16 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   const Device device = take_device(world, s.parallel.device);
   const Precision precision = agree_precision(world, s.train.precision, device);
   NetworkTiming network(world, s, precision, device, s.bench.ny, s.bench.nx);
+  const std::string devices = describe_devices(world, device);
   const double load = load_average();
 
   // Memory first: the ceilings bring arrays of their own.
-  const double before = peak_memory();
+  const double before = peak_memory(device);
   network.forecast();
-  const double forecast_grown = largest(world, peak_memory() - before);
+  const double forecast_grown = largest(world, peak_memory(device) - before);
   network.step();
-  const double held = largest(world, peak_memory()), grown = largest(world, peak_memory() - before);
+  const double held = largest(world, peak_memory(device)),
+               grown = largest(world, peak_memory(device) - before);
   const Footprint footprint = estimate_footprint(s.model, network.ports(), network.tiles().partition(),
                                                  network.tiles().comm().rank(), keep_of(s.train));
   const auto kept = static_cast<double>(footprint.activation_bytes + footprint.inside_bytes);
@@ -208,10 +222,8 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   progress.update(1, "operators timed");
 
   std::vector<StepPhases> phases;
-  std::vector<Contender> contenders{convolution_ceiling(world, Precision::f32)};
-  if (has_native_bf16()) contenders.push_back(convolution_ceiling(world, Precision::bf16));
-  const std::size_t machine = contenders.size() + 1;
-  contenders.push_back(memory_ceiling(world));
+  std::vector<Contender> contenders = ceilings(world, device);
+  const std::size_t machine = contenders.size(); // the last of them counts bytes
   contenders.push_back({fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
                         [&] { phases.push_back(network.step()); }, flop.step / rounds});
   contenders.push_back(
@@ -233,6 +245,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   Json json{
       {"program", "pluvia " PLUVIA_VERSION},
       {"date", format_time(static_cast<Time>(std::time(nullptr)))},
+      {"device", devices},
       {"machine", {{"processor", processor()}, {"cores", omp_get_num_procs()}, {"load_average_1_min", load}}},
       {"ranks", world.size()},
       {"replicas", s.parallel.replicas},
@@ -243,6 +256,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
 
   std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
                                 processor(), world.size(), threads, load);
+  if (device == Device::gpu) out += fmt::format("device      {}\n", devices);
   out += fmt::format(
       "network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
       "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",

@@ -14,7 +14,9 @@ public:
   DeviceArray() = default;
   explicit DeviceArray(std::size_t size)
       : data_(static_cast<T*>(accelerator::allocate(size * sizeof(T)))), size_(size) {}
-  template <class Range> explicit DeviceArray(const Range& values) : DeviceArray(std::size(values)) {
+  template <class Range>
+    requires requires(const Range& values) { std::data(values); }
+  explicit DeviceArray(const Range& values) : DeviceArray(std::size(values)) {
     accelerator::to_accelerator(data_, std::data(values), size_ * sizeof(T));
   }
   DeviceArray(DeviceArray&& other) noexcept
