@@ -34,13 +34,6 @@ namespace {
 // and one broadcast fit the register file.
 constexpr int tile_cells = simd::registers == 32 ? 12 : 6;
 
-/// `n` things in as few parts of at most `most` as there must be, and these as even as possible: a remainder
-/// of few leaves the multipliers waiting for each other.
-int even_part(Index n, int most) {
-  const Index parts = (n + most - 1) / most;
-  return static_cast<int>((n + parts - 1) / parts);
-}
-
 int channel_block(int c_out) {
   return c_out > simd::width ? 2 * simd::width : simd::width;
 }
