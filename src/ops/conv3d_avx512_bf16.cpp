@@ -14,10 +14,9 @@ namespace {
 
 using namespace bf16;
 
-// Accumulators, two vectors of weights and a broadcast fit the 32 registers.
-constexpr int most(int vectors) {
-  return vectors == 1 ? 16 : 12;
-}
+// Cells, or input channels, at once: with two vectors of output channels each, the accumulators, two vectors
+// to multiply with and a broadcast fit the 32 registers, and so few addresses the others.
+constexpr int most = 12;
 
 __m512 add_products(__m512 sum, __m512i a, __m512i b) {
   return _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(a), std::bit_cast<__m512bh>(b));
@@ -84,14 +83,14 @@ template <int Vectors, int... Counts> constexpr auto correlate_table(std::intege
 
 /// Products of pairs, added in the order of the values to lanes of output channels.
 struct Avx512Bf16 {
-  static constexpr Index cells_at_once = 128;
+  static constexpr Index cells_at_once = 256;
 
   void multiply(const CellTile* tiles, int count, const Index* offsets, const PackedBf16& packed,
                 const std::uint16_t* w, int channel_tiles, float* sums) const {
-    static constexpr auto one = multiply_table<1>(std::make_integer_sequence<int, most(1)>{});
-    static constexpr auto two = multiply_table<2>(std::make_integer_sequence<int, most(2)>{});
+    static constexpr auto one = multiply_table<1>(std::make_integer_sequence<int, most>{});
+    static constexpr auto two = multiply_table<2>(std::make_integer_sequence<int, most>{});
     const auto run = [&](const std::uint16_t* values, int cells, float* to) {
-      const int n = even_part(cells, most(channel_tiles));
+      const int n = even_part(cells, most);
       for (int i = 0; i < cells; i += n) {
         const auto kernel = static_cast<std::size_t>(std::min(n, cells - i) - 1);
         (channel_tiles == 1 ? one[kernel] : two[kernel])(values + i * Index{packed.c_in}, offsets, packed, w,
@@ -107,10 +106,10 @@ struct Avx512Bf16 {
 
   void correlate(const RowPair* rows, Index count, const InputTile* inputs, int input_tiles, Index x_stride,
                  Index dy_first, Index dy_stride, int channel_tiles, float* sums, Index sum_stride) const {
-    static constexpr auto one = correlate_table<1>(std::make_integer_sequence<int, most(1)>{});
-    static constexpr auto two = correlate_table<2>(std::make_integer_sequence<int, most(2)>{});
+    static constexpr auto one = correlate_table<1>(std::make_integer_sequence<int, most>{});
+    static constexpr auto two = correlate_table<2>(std::make_integer_sequence<int, most>{});
     for (int tile = 0; tile < input_tiles; ++tile, sums += tile_size * sum_stride) {
-      const int channels = inputs[tile].channels, n = even_part(channels, most(channel_tiles));
+      const int channels = inputs[tile].channels, n = even_part(channels, most);
       for (int i = 0; i < channels; i += n) {
         const auto kernel = static_cast<std::size_t>(std::min(n, channels - i) - 1);
         (channel_tiles == 1 ? one[kernel] : two[kernel])(rows, count, inputs[tile].offset + i * x_stride,

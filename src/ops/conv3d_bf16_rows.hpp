@@ -10,6 +10,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <memory>
 #include <vector>
@@ -84,64 +85,83 @@ inline Half rounded(const Tensor& x) {
   return out;
 }
 
-/// Rows of x turned around for the weight gradient: [rows, C_in padded to tiles, cells padded].
+/// Sixteen channels of two neighbouring cells, rounded: side by side in each lane.
+inline __m512i pair_cells(__m512 first, __m512 second) {
+  // Words of the first cell's and the second cell's channels, in turn.
+  constexpr auto order = [] {
+    std::array<std::uint16_t, 32> out{};
+    for (std::size_t i = 0; i < 32; ++i) out[i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 16);
+    return out;
+  }();
+  return _mm512_permutexvar_epi16(std::bit_cast<__m512i>(order),
+                                  std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first)));
+}
+
+/// Channels c to c + 15 of cell i of a row of `cells`, [cells, channels]; zeros where there are none.
+inline __m512 load_channels(const float* row, Index cells, Index channels, Index i, Index c) {
+  return i < cells ? _mm512_maskz_loadu_ps(first_lanes(channels - c), row + i * channels + c)
+                   : _mm512_setzero_ps();
+}
+
+/// Rows of x turned around for the weight gradient: [rows, C_in padded to tiles, cells padded to steps].
 struct TurnedRows {
   Half data;
   Index channels, cells; ///< padded
   const std::uint16_t* row(Index i) const { return data.get() + i * channels * cells; }
 };
 
-/// start(i) is the first of cells_of(i) cells of row i, `most` at most; zeros follow them.
+/// start(i) is the first of cells_of(i) cells of row i; zeros follow them, up to `most` at least.
 template <class Start, class Cells>
 TurnedRows turn_rows(Index count, Index most, Index c_in, Start&& start, Cells&& cells_of) {
-  TurnedRows out{{}, round_up(c_in, tile_size), round_up(most, step_values) + step_values};
+  TurnedRows out{{}, round_up(c_in, tile_size), round_up(most, step_values)};
   out.data = allocate(count * out.channels * out.cells);
   parallel_for(count, [&](Index i) {
     const float* from = start(i);
     const Index cells = cells_of(i);
     std::uint16_t* to = out.data.get() + i * out.channels * out.cells;
     for (Index c = 0; c < out.channels; c += tile_size)
-      for (Index x = 0; x < out.cells; x += tile_size) {
-        simd::Float16 block[16];
-        for (Index j = 0; j < tile_size; ++j)
-          block[j] = x + j < cells ? _mm512_maskz_loadu_ps(first_lanes(c_in - c), from + (x + j) * c_in + c)
-                                   : simd::Float16{};
+      for (Index x = 0; x < out.cells; x += step_values) {
+        simd::Float16 block[16]; // of pairs
+        for (Index j = 0; j < 16; ++j)
+          block[j] =
+              std::bit_cast<simd::Float16>(pair_cells(load_channels(from, cells, c_in, x + 2 * j, c),
+                                                      load_channels(from, cells, c_in, x + 2 * j + 1, c)));
         simd::turn(block);
-        for (Index j = 0; j < tile_size; ++j) store_rounded(to + (c + j) * out.cells + x, block[j]);
+        for (Index j = 0; j < tile_size; ++j) _mm512_storeu_ps(to + (c + j) * out.cells + x, block[j]);
       }
   });
   return out;
 }
 
 /// Rows of dy with the values of two neighbouring cells side by side: [rows, pairs of cells padded to steps,
-/// C_out padded, 2]; zeros beyond the row.
+/// C_out padded, 2]; zeros beyond the row. And the sums of their cells, as they were: [rows, C_out padded].
 struct PairedRows {
   Half data;
+  std::vector<float> sums;
   Index channels, steps;
   const std::uint16_t* row(Index i) const { return data.get() + i * steps * step_values * channels; }
 };
 
 inline PairedRows pair_rows(const Tensor& dy, const Rows& rows) {
   const Index c_out = dy.shape().c;
-  PairedRows out{{}, round_up(c_out, tile_size), (rows.length + step_values - 1) / step_values};
+  PairedRows out{{}, {}, round_up(c_out, tile_size), (rows.length + step_values - 1) / step_values};
   out.data = allocate(rows.count * out.steps * step_values * out.channels);
-  // Words of the first cell's and the second cell's channels, in turn.
-  alignas(64) std::uint16_t order[32];
-  for (int i = 0; i < 32; ++i) order[i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 16);
-  const __m512i in_turn = _mm512_load_si512(order);
+  out.sums.resize(static_cast<std::size_t>(rows.count * out.channels));
   parallel_for(rows.count, [&](Index row) {
     const float* from = rows.start(dy, row);
     const Index cells = rows.cells_of(row);
-    std::uint16_t* to = out.data.get() + row * out.steps * step_values * out.channels;
-    for (Index x = 0; x < out.steps * step_values; x += 2)
-      for (Index c = 0; c < out.channels; c += tile_size, to += 2 * tile_size) {
-        const auto cell = [&](Index i) {
-          return i < cells ? _mm512_maskz_loadu_ps(first_lanes(c_out - c), from + i * c_out + c)
-                           : _mm512_setzero_ps();
-        };
-        const auto both = std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(cell(x + 1), cell(x)));
-        _mm512_storeu_si512(to, _mm512_permutexvar_epi16(in_turn, both));
+    for (Index c = 0; c < out.channels; c += tile_size) {
+      std::uint16_t* to = out.data.get() + row * out.steps * step_values * out.channels + 2 * c;
+      __m512 even = _mm512_setzero_ps(), odd = even;
+      for (Index i = 0; i < out.steps * step_values; i += 2, to += 2 * out.channels) {
+        const __m512 first = load_channels(from, cells, c_out, i, c),
+                     second = load_channels(from, cells, c_out, i + 1, c);
+        even = _mm512_add_ps(even, first);
+        odd = _mm512_add_ps(odd, second);
+        _mm512_storeu_si512(to, pair_cells(first, second));
       }
+      _mm512_storeu_ps(out.sums.data() + row * out.channels + c, _mm512_add_ps(even, odd));
+    }
   });
   return out;
 }
@@ -236,10 +256,10 @@ void weight_gradient_with(const Tensor& x, const Tensor& dy, const Stencil& sten
   const Index width = s.x + m.x_lo + m.x_hi;
   const TurnedRows turned =
       rows.flat ? turn_rows(
-                      rows.count, flat_length, c_in, [&](Index i) { return rows.start(x, i); },
+                      rows.count, rows.length, c_in, [&](Index i) { return rows.start(x, i); },
                       [&](Index i) { return rows.cells_of(i); })
                 : turn_rows(
-                      s.b * frames * heights, width, c_in,
+                      s.b * frames * heights, round_up(s.x, step_values) + width - s.x, c_in,
                       [&](Index i) {
                         return x.cell(i / heights / frames, i / heights % frames - m.t_lo,
                                       i % heights - m.y_lo, -m.x_lo);
@@ -264,7 +284,7 @@ void weight_gradient_with(const Tensor& x, const Tensor& dy, const Stencil& sten
   const Index weights = sum_rows * tile_size * paired.channels;
   const auto [chunks, groups] =
       cut_gradient(dy.shape().cells(), turned.channels + paired.channels, weights, rows.count, units);
-  Tensor sums({1, 1, 1, chunks, weights + c_out});
+  Tensor sums({1, 1, 1, chunks, weights});
   const auto input_tile = [&](Index sum_row) {
     const Index tap = sum_row / parts, part = sum_row % parts;
     const Index kx = tap % stencil.x, ky = tap / stencil.x % stencil.y, kt = tap / stencil.x / stencil.y;
@@ -296,14 +316,6 @@ void weight_gradient_with(const Tensor& x, const Tensor& dy, const Stencil& sten
                           c * tile_size, paired.channels, channel_tiles, to, paired.channels);
       }
     }
-    if (group != 0 || !db) return;
-    float* const bias_sum = sum + weights;
-    std::fill_n(bias_sum, c_out, 0.0F);
-    for (Index row = first_row; row < last_row; ++row) {
-      const float* from = rows.start(dy, row);
-      for (Index i = 0; i < rows.cells_of(row); ++i, from += c_out)
-        for (Index c = 0; c < c_out; ++c) bias_sum[c] += from[c];
-    }
   });
 
   float* const w = dw.cell(0, 0, 0, 0);
@@ -315,8 +327,9 @@ void weight_gradient_with(const Tensor& x, const Tensor& dy, const Stencil& sten
     }
   });
   if (!db) return;
-  for (Index chunk = 0; chunk < chunks; ++chunk)
-    for (Index c = 0; c < c_out; ++c) db[c] += sums.cell(0, 0, 0, chunk)[weights + c];
+  const float* row_sums = paired.sums.data();
+  for (Index row = 0; row < rows.count; ++row, row_sums += paired.channels)
+    for (Index c = 0; c < c_out; ++c) db[c] += row_sums[c];
 }
 
 } // namespace pluvia::bf16
