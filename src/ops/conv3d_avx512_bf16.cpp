@@ -29,6 +29,8 @@ __m512i broadcast_pair(const std::uint16_t* values) {
   return _mm512_set1_epi32(pair);
 }
 
+// Loops over accumulators are unrolled on request, as in conv3d.cpp.
+
 /// Sums of `Cells` neighbouring cells, pair by pair.
 template <int Cells, int Vectors>
 void multiply_cells(const std::uint16_t* x, const Index* offsets, const PackedBf16& packed,
@@ -42,12 +44,14 @@ void multiply_cells(const std::uint16_t* x, const Index* offsets, const PackedBf
     for (int pair = 0; pair < pairs; ++pair, from += 2, weights += 2 * tile_size) {
       __m512i weight[Vectors];
       for (int v = 0; v < Vectors; ++v) weight[v] = _mm512_loadu_si512(weights + v * tile_stride);
+#pragma GCC unroll most
       for (int p = 0; p < Cells; ++p) {
         const __m512i value = broadcast_pair(from + p * stride);
         for (int v = 0; v < Vectors; ++v) acc[p][v] = add_products(acc[p][v], value, weight[v]);
       }
     }
   }
+#pragma GCC unroll most
   for (int p = 0; p < Cells; ++p)
     for (int v = 0; v < Vectors; ++v) _mm512_storeu_ps(sums + p * at_once + v * tile_size, acc[p][v]);
 }
@@ -57,6 +61,7 @@ template <int Inputs, int Vectors>
 void correlate_inputs(const RowPair* rows, Index count, Index x_offset, Index x_stride, Index dy_first,
                       Index dy_stride, float* sums, Index sum_stride) {
   __m512 acc[Inputs][Vectors];
+#pragma GCC unroll most
   for (int p = 0; p < Inputs; ++p)
     for (int v = 0; v < Vectors; ++v) acc[p][v] = _mm512_loadu_ps(sums + p * sum_stride + v * tile_size);
   for (Index i = 0; i < count; ++i) {
@@ -64,12 +69,14 @@ void correlate_inputs(const RowPair* rows, Index count, Index x_offset, Index x_
     for (Index cell = 0; cell < rows[i].cells; cell += 2, x += 2, dy += 2 * dy_stride) {
       __m512i d[Vectors];
       for (int v = 0; v < Vectors; ++v) d[v] = _mm512_loadu_si512(dy + 2 * v * tile_size);
+#pragma GCC unroll most
       for (int p = 0; p < Inputs; ++p) {
         const __m512i value = broadcast_pair(x + p * x_stride);
         for (int v = 0; v < Vectors; ++v) acc[p][v] = add_products(acc[p][v], value, d[v]);
       }
     }
   }
+#pragma GCC unroll most
   for (int p = 0; p < Inputs; ++p)
     for (int v = 0; v < Vectors; ++v) _mm512_storeu_ps(sums + p * sum_stride + v * tile_size, acc[p][v]);
 }

@@ -121,12 +121,14 @@ TurnedRows turn_rows(Index count, Index most, Index c_in, Start&& start, Cells&&
     std::uint16_t* to = out.data.get() + i * out.channels * out.cells;
     for (Index c = 0; c < out.channels; c += tile_size)
       for (Index x = 0; x < out.cells; x += step_values) {
-        simd::Float16 block[16]; // of pairs
+        simd::Float16 block[16]; // of pairs; unrolled, it stays in registers
+#pragma GCC unroll 16
         for (Index j = 0; j < 16; ++j)
           block[j] =
               std::bit_cast<simd::Float16>(pair_cells(load_channels(from, cells, c_in, x + 2 * j, c),
                                                       load_channels(from, cells, c_in, x + 2 * j + 1, c)));
         simd::turn(block);
+#pragma GCC unroll 16
         for (Index j = 0; j < tile_size; ++j) _mm512_storeu_ps(to + (c + j) * out.cells + x, block[j]);
       }
   });
