@@ -53,8 +53,8 @@ template <class Source> PackedWeights pack_with(Stencil stencil, int c_in, int c
   return p;
 }
 
-// Loops over accumulators are unrolled on request: left to itself GCC does so too late to keep them in registers where
-// inner loops end.
+// Loops over accumulators are unrolled on request: left to itself GCC does so too late to keep them in
+// registers where inner loops end.
 
 /// `cells` neighbouring outputs of one row, one block of channels.
 template <int Cells, int Vectors>
