@@ -127,7 +127,7 @@ void declare(TrainSettings& s, const Declare& key) {
   key("train.brightness_jitter_kelvin", &s.brightness_jitter_kelvin, "K", {.low = 0, .high = 50},
       "deviation of an offset that a sample adds to all predictors with time but the target's past");
   key("train.precision", &s.precision, "", {.words = {"auto", "f32", "bf16"}},
-      "of products in training; auto = bf16 where all processors multiply matrices of it, else f32");
+      "of products in training; auto = bf16 where all processors multiply it, and alike (AMX or AVX512_BF16), else f32");
   key("train.keep", &s.keep, "", {.words = {"everything", "blocks"}},
       "activations kept for the backward pass; blocks = about half the memory, a fifth more time");
   key("train.exact", &s.exact, "", {},
