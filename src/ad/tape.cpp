@@ -92,7 +92,7 @@ Var Tape::apply(const std::function<Var(Tape&, const Var&)>& block, const Var& x
     const Var inside = block(again, x);
     inside->grad = node.grad.margin() == inside->grad_margin ? std::move(node.grad)
                                                              : node.grad.clone(inside->grad_margin);
-    // What is whole inside may have been used before the block, too.
+    again.inside_ = true; // what is whole there may have been used before the block, too
     again.backward(listener_ ? [this](auto) { listener_({}); } : GradientListener{}, later_);
   };
   return record(std::move(y->value), {"(block)", x->value.shape().c}, pull, {}, forget.met_);
@@ -112,7 +112,7 @@ void Tape::backward(const GradientListener& listener, DeferredGradients* later) 
     pulled_row_ = entry.row;
     if (!entry.node->grad.empty()) entry.pull(*entry.node);
     if (profile_) profile_->pull(entry.row);
-    if (later_) later_->add_whole(std::exchange(entry.whole, {}));
+    if (later_ && !inside_) later_->add_whole(std::exchange(entry.whole, {}));
     if (listener_) {
       listener_(entry.whole);
       if (profile_) profile_->start(); // the listener's time is no operator's

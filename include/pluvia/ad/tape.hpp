@@ -70,6 +70,8 @@ public:
   /// How pull-backs sum the gradients of parameters.
   const GradientBlocks& blocks() const { return blocks_; }
   bool recording() const { return mode_ == Mode::record; }
+  /// Those that values were made with, in the order of their first use.
+  const std::vector<Parameter*>& parameters() const { return met_; }
   /// A value that is computed from others. `pull` reads node.grad and accumulates into the inputs it holds;
   /// it is kept only when recording and never called for a node whose gradient nobody asked for. `parameters`
   /// are those whose gradients it adds to.
@@ -104,6 +106,7 @@ private:
   GradientBlocks blocks_;
   std::vector<Entry> entries_;
   std::vector<Parameter*> met_; ///< every parameter so far, in the order of its first use
+  bool inside_ = false;         ///< of a block that is made anew
   // Of the backward pass that is under way:
   GradientListener listener_;
   DeferredGradients* later_ = nullptr;
