@@ -34,7 +34,8 @@ Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
 
 NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision,
                              Index ny, Index nx)
-    : comm_(comm), grid_(make_process_grid(comm, static_cast<int>(settings.parallel.replicas))),
+    : comm_(comm), grid_(make_process_grid(comm, static_cast<int>(settings.parallel.replicas),
+                                           static_cast<int>(settings.parallel.stages))),
       precision_(precision),
       keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
                                              static_cast<Index>(settings.target.thresholds_mm.size()) + 1},

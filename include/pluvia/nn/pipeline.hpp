@@ -24,17 +24,17 @@ public:
   const Stages& stages() const { return stages_; }
 
   struct Sample {
-    Var input; ///< needed by the first stage
-    Var base;  ///< needed by the last stage
+    Var input = {}; ///< needed by the first stage
+    Var base = {};  ///< needed by the last stage
     Dropout dropout = {};
   };
   /// The samples of a step, in order; the same number in every stage.
   struct Batch {
     int size = 0;
-    std::function<std::unique_ptr<Tape>()> tape;
-    std::function<Sample(int sample)> load;
+    std::function<std::unique_ptr<Tape>()> tape = {};
+    std::function<Sample(int sample)> load = {};
     /// Last stage: sets the gradient of the logits.
-    std::function<void(int sample, const Var& logits, const Tape& tape)> score;
+    std::function<void(int sample, const Var& logits, const Tape& tape)> score = {};
     /// Is told of each parameter when nothing more will be added to its gradient on this rank.
     GradientListener whole = {};
   };
