@@ -106,6 +106,7 @@ void Tape::defer(std::function<void(const Tensor&)> part, Tensor&& dy) {
 void Tape::backward(const GradientListener& listener, DeferredGradients* later) {
   listener_ = listener;
   later_ = later;
+  if (profile_) profile_->start();
   while (!entries_.empty()) {
     Entry entry = std::move(entries_.back());
     entries_.pop_back();

@@ -165,6 +165,8 @@ void declare(BenchSettings& s, const Declare& key) {
   key("bench.ny", &s.ny, "cells", extent, "rows of the grid that is timed");
   key("bench.nx", &s.nx, "cells", extent, "columns of the grid that is timed");
   key("bench.inputs", &s.inputs, "channels", {.low = 1, .high = 1024}, "input channels of the network");
+  key("bench.samples", &s.samples, "samples", positive,
+      "samples of a replica in a timed step; parallel.stages needs one for each stage");
   key("bench.rounds", &s.rounds, "rounds", positive, "repetitions, all contenders in turn");
   key("bench.ranks", &s.ranks, "ranks", positive, "rank counts of the scaling tables; empty = no tables");
   key("bench.output", &s.output, "", {.not_empty = true}, "file of the results (JSON)");

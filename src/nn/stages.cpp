@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "pluvia/core/error.hpp"
+#include "pluvia/nn/footprint.hpp"
 #include "pluvia/nn/operators.hpp"
 
 namespace pluvia {
@@ -64,15 +65,18 @@ std::vector<StageLink> Stages::links() const {
   return out;
 }
 
-void require_pieces(const ModelSettings& settings, int stages) {
+void require_stages(const ModelSettings& settings, int stages, std::int64_t samples, const std::string& key) {
   const auto pieces = list_pieces(settings).size();
   if (static_cast<std::size_t>(stages) > pieces)
     fail(ExitCode::usage, "The network cannot be cut into parallel.stages = " + std::to_string(stages),
          "it has " + std::to_string(pieces) + " blocks to cut between", "Lower parallel.stages.");
+  if (samples < stages)
+    fail(ExitCode::usage, std::to_string(stages) + " stages cannot all work at once",
+         key + " gives a replica " + std::to_string(samples) + " samples in a step",
+         "Raise " + key + " so that there is one for each stage, or lower parallel.stages.");
 }
 
 Stages cut_stages(const ModelSettings& settings, const StUnetPorts& ports, const Tiling& tiling, int stages) {
-  require_pieces(settings, stages);
   const Rect domain = tiling.domain(0);
   const Tiling whole(domain.height(), domain.width(), tiling.levels(), 1, 1, tiling.x_edge());
   std::vector<double> costs;
@@ -133,6 +137,15 @@ std::vector<StageCosts> stage_costs(const Stages& stages, const ModelSettings& s
     }
   }
   return out;
+}
+
+std::int64_t held_bytes(const Stages& stages, int stage, std::int64_t samples, const ModelSettings& settings,
+                        const StUnetPorts& ports, const Partition& partition, int rank, Tape::Keep keep) {
+  const Footprint one = estimate_footprint(settings, ports, partition, rank, keep,
+                                           stages.pieces[static_cast<std::size_t>(stage)]);
+  const auto m = static_cast<int>(samples);
+  return one.activation_bytes * samples_in_flight(stages.count(), stage, m) +
+         one.deferred_bytes * samples_deferred(stage, m) + one.inside_bytes;
 }
 
 std::string describe(Span pieces, const ModelSettings& settings) {

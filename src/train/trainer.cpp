@@ -58,12 +58,8 @@ ProcessGrid share_out(const Communicator& world, const Settings& settings) {
          fmt::format("train.batch is {}, parallel.replicas {}", settings.train.batch,
                      settings.parallel.replicas),
          "Give each replica a sample.");
-  const auto& [replicas, stages] = std::pair(settings.parallel.replicas, settings.parallel.stages);
-  require_pieces(settings.model, static_cast<int>(stages));
-  if (settings.train.batch < replicas * stages)
-    fail(ExitCode::usage, fmt::format("{} stages cannot all work at once", stages),
-         fmt::format("train.batch is {}: some replica has fewer samples", settings.train.batch),
-         "Give each replica a sample for every stage, or lower parallel.stages.");
+  const std::int64_t replicas = settings.parallel.replicas, stages = settings.parallel.stages;
+  require_stages(settings.model, static_cast<int>(stages), settings.train.batch / replicas, "train.batch");
   return make_process_grid(world, static_cast<int>(replicas), static_cast<int>(stages));
 }
 

@@ -12,6 +12,7 @@
 
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/random.hpp"
+#include "pluvia/nn/footprint.hpp"
 #include "pluvia/nn/operators.hpp"
 #include "pluvia/nn/pipeline.hpp"
 #include "pluvia/ops/loss.hpp"
@@ -60,18 +61,27 @@ TEST(Stages, CutEvenlyAndNameWhatCrosses) {
     }
     EXPECT_NEAR(sum / all, 1, 1e-12);
     EXPECT_LT(most, 1.5 * all / count);
+    const auto whole = estimate_footprint(settings, ports, tiling, 0);
+    std::int64_t kept = 0, deferred = 0;
+    for (const Span s : stages.pieces) {
+      const Footprint part = estimate_footprint(settings, ports, tiling, 0, Tape::Keep::everything, s);
+      kept += part.activation_bytes, deferred += part.deferred_bytes;
+    }
+    EXPECT_EQ(kept, whole.activation_bytes);
+    EXPECT_EQ(deferred, whole.deferred_bytes);
     // Neighbours are joined, and every skip that is used in a later stage than where it is made.
     for (const StageLink& link : chain_of(count)) EXPECT_EQ(std::ranges::count(stages.links(), link), 1);
     EXPECT_GE(stages.crossings.size(), static_cast<std::size_t>(count - 1));
   }
 }
 
-TEST(Stages, AreNoMoreThanPieces) {
+TEST(Stages, AreNoMoreThanPiecesOrSamples) {
   ModelSettings settings = small_network();
   settings.channels = {16};
   settings.attention.levels = {};
-  EXPECT_NO_THROW(require_pieces(settings, 2));
-  EXPECT_THROW(require_pieces(settings, 3), Error);
+  EXPECT_NO_THROW(require_stages(settings, 2, 2, "train.batch"));
+  EXPECT_THROW(require_stages(settings, 2, 1, "train.batch"), Error);
+  EXPECT_THROW(require_stages(settings, 3, 3, "train.batch"), Error);
 }
 
 /// A rank's part of a tensor over the whole domain.

@@ -69,7 +69,8 @@ TEST(StageSchedule, HoldsNoMoreActivationsThanItMust) {
         most_of_both = std::max(most_of_both, held + waiting);
       }
       EXPECT_EQ(most, std::min(stages - s, micro_batches));
-      EXPECT_LE(most_waiting, std::min(s, micro_batches));
+      EXPECT_EQ(most, samples_in_flight(stages, s, micro_batches));
+      EXPECT_LE(most_waiting, samples_deferred(s, micro_batches));
       EXPECT_LE(most_of_both, std::min(stages, micro_batches));
     }
   });

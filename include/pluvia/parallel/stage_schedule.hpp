@@ -46,6 +46,15 @@ std::vector<StageLink> chain_of(int stages);
 std::vector<Instruction> list_instructions(int stages, int stage, int micro_batches,
                                            std::span<const StageLink> links);
 
+/// Of how many samples a stage holds at once, at most, all activations, and what their gradients of weights
+/// wait for; the first stage, whose own follow at once, of none.
+constexpr int samples_in_flight(int stages, int stage, int micro_batches) {
+  return stages - stage < micro_batches ? stages - stage : micro_batches;
+}
+constexpr int samples_deferred(int stage, int micro_batches) {
+  return stage < micro_batches ? stage : micro_batches;
+}
+
 /// When something was done [seconds, or any unit].
 struct Moment {
   Instruction what;
