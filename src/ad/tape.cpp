@@ -112,6 +112,7 @@ void Tape::backward(const GradientListener& listener, DeferredGradients* later) 
     entries_.pop_back();
     pulled_row_ = entry.row;
     if (!entry.node->grad.empty()) entry.pull(*entry.node);
+    if (later_) entry.node->grad = {}; // what is left for later may hold on to the value
     if (profile_) profile_->pull(entry.row);
     if (later_ && !inside_) later_->add_whole(std::exchange(entry.whole, {}));
     if (listener_) {

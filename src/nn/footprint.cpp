@@ -46,9 +46,7 @@ Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& p
     HaloTraffic forward = op.forward.traffic(rank), backward = op.backward.traffic(rank);
     add(forward, op.up), add(backward, op.down);
     add(total.forward, forward), add(total.backward, backward);
-    if (op.weight_flop > 0) // its input and the gradient of its output
-      total.deferred_bytes +=
-          op.output.cells() * (op.work.inputs + op.output.c) * static_cast<Index>(sizeof(float));
+    total.deferred_bytes += op.deferred_bytes;
     if (keep == Tape::Keep::everything || op.block == 0) {
       total.activation_bytes += op.kept_bytes;
       continue;

@@ -47,6 +47,7 @@ public:
   void linear(const Shape& output, Index c_in, Margin margin = {}) {
     Operator& op = add(convolution_work("linear", output, {1, 1, 1, c_in, output.c}, true), output, margin);
     op.weight_flop = op.work.flop;
+    op.deferred_bytes = bytes_of(output) / output.c * (c_in + output.c);
   }
 
   void conv(int level, Index frames, Index c_in, Index c_out, const Stencil& stencil,
@@ -59,6 +60,8 @@ public:
     op.backward = {plan_stencil_halo(partition_, level, rank_, transposed(stencil)), frames, {c_out}};
     op.weight_flop = op.work.flop;
     op.behind = op.weight_flop / op.work.pull_flop;
+    op.deferred_bytes =
+        bytes_of(shape(level, frames, c_in), reach(stencil)) + bytes_of(output, reach(transposed(stencil)));
   }
 
   void residual_block(int level, Index frames, Index c, const Stencil& stencil) {
@@ -103,6 +106,7 @@ public:
     work.inputs = c;
     Operator& op = add(work, s);
     op.weight_flop = work.flop;
+    op.deferred_bytes = bytes_of(s, {.t_lo = 1}) + bytes_of(four);
     // Gates, memory, hidden values before.
     op.kept_bytes += bytes_of(four) + bytes_of(s, {.t_lo = 1}) + bytes_of(s);
     const TimeAxis& axis = partition_.time;

@@ -144,8 +144,11 @@ std::int64_t held_bytes(const Stages& stages, int stage, std::int64_t samples, c
   const Footprint one = estimate_footprint(settings, ports, partition, rank, keep,
                                            stages.pieces[static_cast<std::size_t>(stage)]);
   const auto m = static_cast<int>(samples);
+  // A backward pass turns the former into the latter, of one sample more than stays.
+  const std::int64_t turned =
+      stage > 0 ? std::max<std::int64_t>(0, one.deferred_bytes - one.activation_bytes) : 0;
   return one.activation_bytes * samples_in_flight(stages.count(), stage, m) +
-         one.deferred_bytes * samples_deferred(stage, m) + one.inside_bytes;
+         one.deferred_bytes * samples_deferred(stage, m) + turned + one.inside_bytes;
 }
 
 std::string describe(Span pieces, const ModelSettings& settings) {
