@@ -54,4 +54,9 @@ void Mail::await(int peer, int tag) {
   incoming_.erase(found);
 }
 
+void Mail::finish() {
+  for (Outgoing& out : outgoing_) mpi_check(MPI_Wait(&out.request, MPI_STATUS_IGNORE), "MPI_Wait");
+  outgoing_.clear();
+}
+
 } // namespace pluvia

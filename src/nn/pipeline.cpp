@@ -180,6 +180,7 @@ StageTimeline Pipeline::run(const Batch& batch) {
     step.follow(what);
     timeline.push_back({what, begin, now()});
   }
+  step.mail.finish();
   return timeline;
 }
 

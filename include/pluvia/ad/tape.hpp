@@ -84,8 +84,8 @@ public:
   /// A value from outside; gradients are collected for it only when asked for.
   static Var leaf(Tensor value, bool needs_grad = false);
   /// Pulls gradients back from every node whose grad is set, latest first. Empties the tape. A parameter's
-  /// gradient of this tape is whole when the value that was the first to be made with it has been pulled back.
-  /// With `later` parts that nobody waits for are left there, and it says what is whole.
+  /// gradient of this tape is whole when the value that was the first to be made with it has been pulled
+  /// back. With `later` parts that nobody waits for are left there, and it says what is whole.
   void backward(const GradientListener& listener = {}, DeferredGradients* later = nullptr);
   /// For pull-backs: does the backward pass that is under way leave parts for later?
   bool defers() const { return later_ != nullptr; }

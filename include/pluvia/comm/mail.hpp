@@ -14,8 +14,8 @@ class Mail {
 public:
   /// `comm` must outlive it. Local.
   explicit Mail(const Communicator& comm) : comm_(comm) {}
-  /// Waits until what was sent has left, but not for ever: a rank that failed may never take it. Gives up
-  /// what was expected and not awaited.
+  /// After a failure waits until what was sent has left, but not for ever: the peer may never take it. Gives
+  /// up what was expected and not awaited.
   ~Mail();
   Mail(const Mail&) = delete;
   Mail& operator=(const Mail&) = delete;
@@ -26,6 +26,8 @@ public:
   void expect(int peer, int tag, std::span<float> values);
   /// Waits for the earliest that was expected of a peer under a tag and was not awaited.
   void await(int peer, int tag);
+  /// Waits until all that was sent has left.
+  void finish();
 
 private:
   struct Outgoing {
