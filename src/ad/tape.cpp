@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 namespace pluvia {
 
@@ -29,9 +30,16 @@ void add_gradient(Parameter& parameter, const Tensor& d) {
 }
 
 void pass_gradient(Node& from, Node& to) {
+  if (to.needs_grad && to.grad.empty() && from.grad.margin() == to.grad_margin)
+    to.grad = std::move(from.grad);
+  else
+    copy_gradient(from, to);
+}
+
+void copy_gradient(const Node& from, Node& to) {
   if (!to.needs_grad) return;
   if (to.grad.empty())
-    to.grad = from.grad.margin() == to.grad_margin ? std::move(from.grad) : from.grad.clone(to.grad_margin);
+    to.grad = from.grad.clone(to.grad_margin);
   else
     add_to(to.grad, from.grad);
 }
@@ -76,20 +84,30 @@ Var Tape::apply(const std::function<Var(Tape&, const Var&)>& block, const Var& x
     const Var inside = block(again, x);
     inside->grad = node.grad.margin() == inside->grad_margin ? std::move(node.grad)
                                                              : node.grad.clone(inside->grad_margin);
-    // What is whole inside may have been used before the block, too.
-    again.backward(listener_ ? [this](auto) { listener_({}); } : Listener{});
+    again.inside_ = true; // what is whole there may have been used before the block, too
+    again.backward(listener_ ? [this](auto) { listener_({}); } : GradientListener{}, later_);
   };
   return record(std::move(y->value), {"(block)", x->value.shape().c}, pull, {}, forget.met_);
 }
 
-void Tape::backward(const Listener& listener) {
+void Tape::defer(std::function<void(const Tensor&)> part, Tensor&& dy) {
+  const auto held = std::make_shared<const Tensor>(std::move(dy));
+  later_->add([part = std::move(part), held] { part(*held); }, profile_, pulled_row_);
+}
+
+void Tape::backward(const GradientListener& listener, DeferredGradients* later) {
   listener_ = listener;
+  later_ = later;
+  if (profile_) profile_->start();
   while (!entries_.empty()) {
     Entry entry = std::move(entries_.back());
     entries_.pop_back();
+    pulled_row_ = entry.row;
     if (!entry.node->grad.empty()) entry.pull(*entry.node);
+    if (later_) entry.node->grad = {}; // what is left for later may hold on to the value
     if (profile_ && entry.node->value.device() == Device::gpu) accelerator::wait();
     if (profile_) profile_->pull(entry.row);
+    if (later_ && !inside_) later_->add_whole(std::exchange(entry.whole, {}));
     if (listener_) {
       listener_(entry.whole);
       if (profile_) profile_->start(); // the listener's time is no operator's

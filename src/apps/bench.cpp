@@ -18,10 +18,10 @@
 #include "commands.hpp"
 #include "pluvia/bench/ceilings.hpp"
 #include "pluvia/bench/network_timing.hpp"
+#include "pluvia/bench/stage_timing.hpp"
 #include "pluvia/comm/devices.hpp"
 #include "pluvia/io/durable.hpp"
 #include "pluvia/io/time.hpp"
-#include "pluvia/nn/footprint.hpp"
 #include "pluvia/ops/conv3d.hpp"
 #include "pluvia/train/precision.hpp"
 
@@ -31,6 +31,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr double giga = 1e9, mib = 1024.0 * 1024.0;
+constexpr int chart_width = 100;
 
 /// The value of a key of /proc/cpuinfo, of the first processor.
 std::string processor() {
@@ -71,14 +72,16 @@ bool is_own(const Profile::Row& row) {
   return row.name == "conv3d" || row.name == "linear";
 }
 
-/// Of all ranks; what is computed twice to save memory counts once.
+/// Of all ranks; what is computed twice to save memory counts once. In a step each of the `stages` that
+/// forecast by themselves does its part of every sample.
 struct Arithmetic {
   double forward = 0, step = 0;
 };
-Arithmetic arithmetic(const Communicator& comm, const Profile& forecast, const Profile& step) {
+Arithmetic arithmetic(const Communicator& comm, const Profile& forecast, const Profile& step, int stages,
+                      std::int64_t samples) {
   Arithmetic out;
   for (const Profile::Row& row : forecast.rows())
-    if (is_own(row)) out.forward += row.flop, out.step += row.flop;
+    if (is_own(row)) out.forward += row.flop, out.step += row.flop * static_cast<double>(samples) / stages;
   for (const Profile::Row& row : step.rows())
     if (is_own(row)) out.step += row.pull_flop;
   return {total(comm, out.forward), total(comm, out.step)};
@@ -128,6 +131,35 @@ std::vector<Contender> ceilings(const Communicator& world, Device device) {
   return out;
 }
 
+/// What the stages of the first replica and its first tile did in a step, drawn as the last one went.
+/// Collective over the line of stages.
+std::string stage_table(NetworkTiming& network, const std::vector<StepPhases>& steps, std::int64_t samples,
+                        Json& json) {
+  std::vector<std::vector<StageTimeline>> all;
+  for (const StepPhases& step : steps) all.push_back(gather(network.grid().stages, step.timeline));
+  const StageReport report = summarise(all);
+  std::string out = fmt::format("{:<6} {:>12} {:>14} {:>15} {:>16} {:>10}\n", "stage", "forward s",
+                                "to inputs s", "to weights s", "other stages s", "rest s");
+  for (std::size_t i = 0; i < report.stages.size(); ++i) {
+    const StageSeconds& t = report.stages[i];
+    out += fmt::format("{:<6} {:>12.4f} {:>14.4f} {:>15.4f} {:>16.4f} {:>10.4f}\n", i, t.passes.forward,
+                       t.passes.backward_inputs, t.passes.backward_weights, t.receiving, t.rest);
+    json["stages"].push_back({{"forward_s", t.passes.forward},
+                              {"backward_inputs_s", t.passes.backward_inputs},
+                              {"backward_weights_s", t.passes.backward_weights},
+                              {"waiting_s", t.receiving},
+                              {"rest_s", t.rest}});
+  }
+  json["idle_share"] = report.idle;
+  json["idle_share_of_schedule"] = report.idle_of_schedule;
+  const double n = static_cast<double>(report.stages.size()), m = static_cast<double>(samples);
+  return out + fmt::format(
+                   "idle: {:.1f}% of the stages' time; {:.1f}% if every pass took its mean time and messages "
+                   "none; {:.1f}% if all passes took the same\n{}\n",
+                   100 * report.idle, 100 * report.idle_of_schedule, 100 * (n - 1) / (3 * m + n - 1),
+                   draw(all.back(), chart_width));
+}
+
 /// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
 std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Device device,
                           Json& json) {
@@ -146,7 +178,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       if (world.rank() < ranks) {
         Settings automatic = s;
         automatic.parallel.rows = automatic.parallel.cols = 0;
-        automatic.parallel.replicas = 1;
+        automatic.parallel.replicas = automatic.parallel.stages = automatic.bench.samples = 1;
         automatic.parallel.time = parts;
         NetworkTiming network(part, automatic, precision, device, ny, nx);
         double wait = 0, seconds = 0;
@@ -209,16 +241,17 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   network.step();
   const double held = largest(world, peak_memory(device)),
                grown = largest(world, peak_memory(device) - before);
-  const Footprint footprint = estimate_footprint(s.model, network.ports(), network.tiles().partition(),
-                                                 network.tiles().comm().rank(), keep_of(s.train));
-  const auto kept = static_cast<double>(footprint.activation_bytes + footprint.inside_bytes);
+  const auto kept = static_cast<double>(held_bytes(network.stages(), network.grid().stage(), s.bench.samples,
+                                                   s.model, network.ports(), network.tiles().partition(),
+                                                   network.tiles().comm().rank(), keep_of(s.train)));
 
+  const int stages = network.stages().count();
   Progress progress(log, "bench", 4);
   Profile profile;
   for (int i = 0; i < rounds; ++i) network.step(&profile);
   Profile forward;
   for (int i = 0; i < rounds; ++i) network.forecast(&forward);
-  const Arithmetic flop = arithmetic(world, forward, profile);
+  const Arithmetic flop = arithmetic(world, forward, profile, stages, s.bench.samples);
   progress.update(1, "operators timed");
 
   std::vector<StepPhases> phases;
@@ -249,6 +282,8 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
       {"machine", {{"processor", processor()}, {"cores", omp_get_num_procs()}, {"load_average_1_min", load}}},
       {"ranks", world.size()},
       {"replicas", s.parallel.replicas},
+      {"stages", s.parallel.stages},
+      {"samples", s.parallel.replicas * s.bench.samples},
       {"threads_per_rank", threads},
       {"grid_ny_nx", {s.bench.ny, s.bench.nx}},
       {"parameters", network.parameters()},
@@ -260,9 +295,11 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   out += fmt::format(
       "network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
       "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
-      s.parallel.replicas > 1 ? fmt::format("{} samples of ", s.parallel.replicas) : "", s.bench.ny,
-      s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(), network.ports().classes,
-      network.parameters(), flop.forward / rounds / giga, flop.step / rounds / giga);
+      s.parallel.replicas * s.bench.samples > 1
+          ? fmt::format("{} samples of ", s.parallel.replicas * s.bench.samples)
+          : "",
+      s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(),
+      network.ports().classes, network.parameters(), flop.forward / rounds / giga, flop.step / rounds / giga);
   out += fmt::format("{:<26} {:>10} {:>10} {:>10}  {:>22}  {}\n", "in turn, one after another", "median s",
                      "min s", "max s", "rate", "of the f32 ceiling");
   for (std::size_t i = 0; i < contenders.size(); ++i) {
@@ -286,6 +323,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
       {"forward", phase([](const StepPhases& p) { return p.forward; })},
       {"loss", phase([](const StepPhases& p) { return p.loss; })},
       {"backward", phase([](const StepPhases& p) { return p.backward; })},
+      {"other stages", phase([](const StepPhases& p) { return p.stages; })},
       {"reduction", phase([](const StepPhases& p) { return p.reduction; })},
       {"optimiser", phase([](const StepPhases& p) { return p.optimiser; })},
       {"of it halo copies", phase([](const StepPhases& p) { return p.halo.pack_seconds; })},
@@ -316,7 +354,8 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
                           {"peak_of_step", grown},
                           {"peak_of_forecast", forecast_grown},
                           {"activations_to_keep", largest(world, kept)}};
-  // The rows are of one rank, and so is the ceiling to compare them with.
+  if (stages > 1) out += stage_table(network, phases, s.bench.samples, json["stage_report"]);
+  // The rows are of one rank, of its stage, and so is the ceiling to compare them with.
   out += operator_table(profile, rounds, ceiling / world.size(), json["operators"]);
 
   if (world.size() > 1) {

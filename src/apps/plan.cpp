@@ -14,6 +14,7 @@
 #include "pluvia/data/archive.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/nn/footprint.hpp"
+#include "pluvia/nn/stages.hpp"
 #include "pluvia/train/precision.hpp"
 
 namespace pluvia::commands {
@@ -84,6 +85,52 @@ std::string describe_levels(const Tiling& tiling, const ModelSettings& model) {
   return out;
 }
 
+/// What the stages do and send each other, and how the samples of a step pass through them.
+std::string describe_stages(const Stages& stages, const Partition& partition, const Settings& s,
+                            const StUnetPorts& ports) {
+  constexpr double giga = 1e9;
+  constexpr int width = 100;
+  const std::int64_t samples = (s.train.batch + s.parallel.replicas - 1) / s.parallel.replicas;
+  const std::vector<StageCosts> costs = stage_costs(stages, s.model, ports, partition, 0);
+  double most = 0, all = 0;
+  for (const StageCosts& c : costs) {
+    const double stage = c.forward + c.backward_inputs + c.backward_weights;
+    most = std::max(most, stage), all += stage;
+  }
+  std::string out = fmt::format("{:>5}  {:<24}  {:>13}  {:>9}  {:>10}  {:>6}  {:>19}\n{:>39}  {:>6}  {:>9}  "
+                                "{:>10}  {:>6}  {:>19}\n",
+                                "stage", "blocks", "GFLOP forward", "to inputs", "to weights", "share",
+                                "activations held", "", "", "", "", "", "MiB, at most");
+  for (int i = 0; i < stages.count(); ++i) {
+    const StageCosts& c = costs[static_cast<std::size_t>(i)];
+    out += fmt::format(
+        "{:>5}  {:<24}  {:>13.2f}  {:>9.2f}  {:>10.2f}  {:>6.2f}  {:>19.1f}\n", i,
+        describe(stages.pieces[static_cast<std::size_t>(i)], s.model), c.forward / giga,
+        c.backward_inputs / giga, c.backward_weights / giga,
+        (c.forward + c.backward_inputs + c.backward_weights) / all,
+        static_cast<double>(held_bytes(stages, i, samples, s.model, ports, partition, 0, keep_of(s.train))) /
+            mib);
+  }
+  out += "(of one sample on the first rank of the stage; encode, attend, skip, decode and the network's "
+         "level)\n";
+  for (const Stages::Crossing& c : stages.crossings)
+    out += fmt::format("stage {} sends {} to stage {}, {:.2f} MiB a sample, and gets as much back\n", c.from,
+                       c.skip == Stages::Crossing::main_line ? "what it made"
+                                                             : fmt::format("the skip of level {}", c.skip),
+                       c.to,
+                       static_cast<double>(crossing_shape(stages, c, s.model, ports, partition, 0).size()) *
+                           sizeof(float) / mib);
+  std::vector<std::vector<Instruction>> lists;
+  for (int i = 0; i < stages.count(); ++i)
+    lists.push_back(list_instructions(stages.count(), i, static_cast<int>(samples), stages.links()));
+  const auto even = simulate(lists, std::vector<StageCosts>(costs.size())), as_is = simulate(lists, costs);
+  out += fmt::format(
+      "A step of {} samples idles {:.1f} % of the stages' time if every pass took the same, {:.1f} % by "
+      "their arithmetic (messages not counted):\n{}",
+      samples, 100 * idle_share(*even), 100 * idle_share(*as_is), draw(*as_is, width));
+  return out;
+}
+
 /// What each rank holds, keeps and sends; of very many ranks those with the smallest and the largest tile,
 /// the first and the middle one.
 std::string describe_ranks(const Partition& partition, const Settings& s, const StUnetPorts& ports) {
@@ -126,21 +173,26 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   const Domain domain = find_domain(world, s);
   // A process grid given in full is planned for, however few ranks make the plan.
   const bool given = s.parallel.rows > 0 && s.parallel.cols > 0;
-  const int replicas = static_cast<int>(s.parallel.replicas), parts = static_cast<int>(s.parallel.time);
+  const int replicas = static_cast<int>(s.parallel.replicas), parts = static_cast<int>(s.parallel.time),
+            count = static_cast<int>(s.parallel.stages);
+  require_stages(s.model, count, s.train.batch / replicas, "train.batch");
   const Partition partition = layout(s, domain.grid,
                                      given ? static_cast<int>(s.parallel.rows * s.parallel.cols) * parts
-                                           : std::max(parts, world.size() / replicas),
+                                           : std::max(parts, world.size() / (replicas * count)),
                                      whole_blocks(s));
   const Tiling& tiling = partition.tiling;
+  const StUnetPorts ports = ports_of(s);
+  const Stages stages = cut_stages(s.model, ports, tiling, count);
   StUnet network = make_network(s);
   const auto parameters = static_cast<double>(network.parameters().size());
 
   std::string out =
       fmt::format("grid        {} x {} cells{} ({})\n", domain.grid.ny(), domain.grid.nx(),
                   tiling.x_edge() == Edge::periodic ? ", closed in longitude" : "", domain.source);
-  out += fmt::format("ranks       {} = {}{} rows x {} columns{}\n", replicas * partition.ranks(),
-                     replicas > 1 ? fmt::format("{} replicas x ", replicas) : "", tiling.rows(),
-                     tiling.cols(), parts > 1 ? fmt::format(" x {} parts of the frames", parts) : "");
+  out += fmt::format("ranks       {} = {}{}{} rows x {} columns{}\n", replicas * count * partition.ranks(),
+                     replicas > 1 ? fmt::format("{} replicas x ", replicas) : "",
+                     count > 1 ? fmt::format("{} stages x ", count) : "", tiling.rows(), tiling.cols(),
+                     parts > 1 ? fmt::format(" x {} parts of the frames", parts) : "");
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
                   s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());
@@ -150,7 +202,8 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
                   parameters, parameters * sizeof(float) / mib, s.train.exact ? "fifteen" : "eleven",
                   s.train.exact ? ", exact sums" : "");
   out += describe_levels(tiling, s.model) + "\n";
-  out += describe_ranks(partition, s, {rule.channels(), s.target.leads_hours, rule.classes()});
+  if (count > 1) out += describe_stages(stages, partition, s, ports) + "\nAll stages of a tile together:\n";
+  out += describe_ranks(partition, s, ports);
   out += fmt::format(
       "\nA step is {} samples, {}one after the other. Add up to {:.0f} MiB of decoded frames a rank "
       "(data.cache_mib).\n",

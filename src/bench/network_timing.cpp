@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 
 #include "pluvia/core/random.hpp"
+#include "pluvia/core/stopwatch.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/precision.hpp"
 
@@ -30,17 +32,25 @@ Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
   return Tape::leaf(std::move(t));
 }
 
+ProcessGrid share_out(const Communicator& comm, const Settings& settings) {
+  const auto stages = static_cast<int>(settings.parallel.stages);
+  require_stages(settings.model, stages, settings.bench.samples, "bench.samples");
+  return make_process_grid(comm, static_cast<int>(settings.parallel.replicas), stages);
+}
+
 } // namespace
 
 NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision,
                              Device device, Index ny, Index nx)
-    : comm_(comm), grid_(make_process_grid(comm, static_cast<int>(settings.parallel.replicas))),
-      precision_(precision),
+    : comm_(comm), grid_(share_out(comm, settings)), precision_(precision),
       keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
                                              static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
       tiles_(grid_.tiles, layout(settings, grid_of(ny, nx), grid_.tiles.size(), whole_blocks(settings))),
       network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
-      parameters_(network_.parameters().all()), blocks_(blocks_of(settings, tiles_)) {
+      pipeline_(network_, ports_, tiles_, grid_.stages,
+                cut_stages(settings.model, ports_, tiles_.tiling(), grid_.stages.size())),
+      samples_(static_cast<int>(settings.bench.samples)), parameters_(network_.parameters().all()),
+      blocks_(blocks_of(settings, tiles_)) {
   if (blocks_) network_.parameters().sum_in_blocks();
   const Rect own = tiles_.tile(0);
   const auto stream = 1 + 3 * static_cast<std::uint64_t>(grid_.replica); // of a sample for each
@@ -79,20 +89,29 @@ StepPhases NetworkTiming::step(Profile* profile) {
     last = now;
   };
   network_.parameters().zero_gradients();
-  Tape tape(Tape::Mode::record, precision_, keep_, profile, blocks_);
-  if (profile) profile->start();
-  const Var logits = network_.forward(tape, tiles_, input_, base_);
-  lap(phases.forward);
-  ordinal_loss(logits, target_, tape);
-  lap(phases.loss);
-  if (profile) profile->start();
   GradientSync sync(comm_, parameters_);
-  tape.backward([&](auto whole) { sync.complete(whole); });
+  Pipeline::Batch batch{.size = samples_};
+  batch.tape = [&] {
+    if (profile) profile->start();
+    return std::make_unique<Tape>(Tape::Mode::record, precision_, keep_, profile, blocks_);
+  };
+  batch.load = [&](int) { return Pipeline::Sample{input_, base_}; };
+  batch.score = [&](int, const Var& logits, const Tape& tape) {
+    const Stopwatch scoring(phases.loss);
+    ordinal_loss(logits, target_, tape);
+  };
+  batch.whole = [&](auto whole) { sync.complete(whole); };
+  phases.timeline = pipeline_.run(batch);
   const double meanwhile = sync.cost().exposed_seconds;
   lap(phases.backward);
+  for (const Moment& m : phases.timeline) {
+    if (m.what.kind == Instruction::Kind::forward) phases.forward += m.end - m.begin;
+    if (!is_pass(m.what.kind)) phases.stages += m.end - m.begin;
+  }
   sync.finish();
   lap(phases.reduction);
-  phases.backward -= meanwhile, phases.reduction += meanwhile;
+  phases.backward -= phases.forward + phases.stages + meanwhile, phases.reduction += meanwhile;
+  phases.forward -= phases.loss;
   phases.hidden = sync.cost().hidden_seconds;
   update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
   lap(phases.optimiser);

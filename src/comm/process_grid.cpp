@@ -6,12 +6,19 @@
 
 namespace pluvia {
 
-ProcessGrid make_process_grid(const Communicator& world, int replicas) {
-  if (world.size() % replicas != 0)
-    fail(ExitCode::usage, std::to_string(world.size()) + " ranks cannot be shared out over the replicas",
-         "parallel.replicas is " + std::to_string(replicas), "Start a multiple of that many ranks.");
-  const int ranks = world.size() / replicas, replica = world.rank() / ranks;
-  return {world.split(replica, world.rank()), replica, replicas};
+ProcessGrid make_process_grid(const Communicator& world, int replicas, int stages) {
+  const auto require_multiple = [&](int n, const char* what, const std::string& why) {
+    if (world.size() % n != 0)
+      fail(ExitCode::usage, std::to_string(world.size()) + " ranks cannot be shared out over the " + what,
+           why, "Start a multiple of " + std::to_string(n) + " ranks.");
+  };
+  const std::string why = "parallel.replicas is " + std::to_string(replicas);
+  require_multiple(replicas, "replicas", why);
+  require_multiple(replicas * stages, "stages", why + ", parallel.stages " + std::to_string(stages));
+  const int ranks = world.size() / (replicas * stages), group = world.rank() / ranks;
+  const int replica = group / stages;
+  return {world.split(group, world.rank()), world.split(replica * ranks + world.rank() % ranks, world.rank()),
+          replica, replicas};
 }
 
 } // namespace pluvia

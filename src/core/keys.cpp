@@ -96,6 +96,8 @@ void declare(ParallelSettings& s, const Declare& key) {
       "pretend = their code on the processor, for tests");
   key("parallel.replicas", &s.replicas, "", {.low = 1, .high = 1e6},
       "copies of the whole domain, each on as many ranks, that share the samples of a training step");
+  key("parallel.stages", &s.stages, "", {.low = 1, .high = 3},
+      "parts of the network's depth, each on as many ranks, through which a training step's samples pass");
   key("parallel.time", &s.time, "ranks", {.low = 1, .high = 1e6},
       "ranks that share a tile: each has some of model.history's frames and some of the leads");
   key("parallel.rows", &s.rows, "ranks", count, "rows of the process grid; 0 = automatic");
@@ -166,6 +168,8 @@ void declare(BenchSettings& s, const Declare& key) {
   key("bench.ny", &s.ny, "cells", extent, "rows of the grid that is timed");
   key("bench.nx", &s.nx, "cells", extent, "columns of the grid that is timed");
   key("bench.inputs", &s.inputs, "channels", {.low = 1, .high = 1024}, "input channels of the network");
+  key("bench.samples", &s.samples, "samples", positive,
+      "samples of a replica in a timed step; parallel.stages needs one for each stage");
   key("bench.rounds", &s.rounds, "rounds", positive, "repetitions, all contenders in turn");
   key("bench.ranks", &s.ranks, "ranks", positive, "rank counts of the scaling tables; empty = no tables");
   key("bench.output", &s.output, "", {.not_empty = true}, "file of the results (JSON)");

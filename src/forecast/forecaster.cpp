@@ -270,8 +270,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       std::vector<std::uint8_t> missing = std::move(input.quality);
       tiles.time().all_reduce_or(missing); // each part looked at some frames
       Tape tape(Tape::Mode::forget);
-      const Var logits =
-          predict(member.network, tape, tiles, std::move(input), base, rule.classes(), {}, probe);
+      const Var logits = predict(member.network, tape, tiles, std::move(input), base, rule.classes(), probe);
       std::vector<float> probability = exceedance_fields(logits->value);
       if (member.calibration && settings.forecast.calibrate) {
         const std::size_t size = probability.size() / static_cast<std::size_t>(leads.size());

@@ -31,23 +31,29 @@ std::size_t reader_cache_bytes(const Settings& settings, bool regression) {
   return static_cast<std::size_t>(settings.data.cache_mib * 1048576 / (regression ? 2 : 1));
 }
 
-StUnet make_network(const Settings& settings, Device device) {
+StUnetPorts ports_of(const Settings& settings) {
   const SampleRule rule = make_sample_rule(settings);
-  StUnet network(settings.model, {rule.channels(), settings.target.leads_hours, rule.classes()},
-                 static_cast<std::uint64_t>(settings.train.seed));
+  return {rule.channels(), settings.target.leads_hours, rule.classes()};
+}
+
+StUnet make_network(const Settings& settings, Device device) {
+  StUnet network(settings.model, ports_of(settings), static_cast<std::uint64_t>(settings.train.seed));
   network.parameters().move_to(device);
   return network;
 }
 
-Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
-            const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout,
-            AttentionProbe* probe) {
+Var base_leaf(const Decomposition& tiles, const std::vector<std::vector<float>>& base, int classes) {
   const Span leads = tiles.leads(static_cast<Index>(base.size()));
   const auto own =
       std::span(base).subspan(static_cast<std::size_t>(leads.from), static_cast<std::size_t>(leads.size()));
-  const Device device = network.parameters().device();
-  return network.forward(tape, tiles, Tape::leaf(moved(std::move(input.features), device)),
-                         Tape::leaf(moved(log_base(own, tiles.tile(0), classes), device)), dropout, probe);
+  return Tape::leaf(log_base(own, tiles.tile(0), classes));
+}
+
+Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
+            const std::vector<std::vector<float>>& base, int classes, AttentionProbe* probe) {
+  const Var x = Tape::leaf(std::move(input.features)), start = base_leaf(tiles, base, classes);
+  for (const Var& v : {x, start}) v->value = moved(std::move(v->value), network.parameters().device());
+  return network.forward(tape, tiles, x, start, {}, probe);
 }
 
 std::vector<float> exceedance_fields(const Tensor& logits) {

@@ -22,6 +22,9 @@ public:
   Walk(const Partition& partition, int rank) : partition_(partition), rank_(rank) {}
   std::vector<Operator> take() { return std::move(list_); }
 
+  /// What comes next belongs to the i-th piece.
+  void begin_piece(int i) { piece_ = i; }
+
   template <class Body> void block(Body&& body) {
     block_ = ++blocks_;
     body();
@@ -36,13 +39,15 @@ public:
   /// An operator that keeps its output.
   Operator& add(const Work& work, const Shape& output, Margin margin = {}) {
     Operator& op = list_.emplace_back();
-    op.work = work, op.output = output, op.block = block_;
+    op.work = work, op.output = output, op.block = block_, op.piece = piece_;
     op.kept_bytes = bytes_of(output, margin);
     return op;
   }
 
   void linear(const Shape& output, Index c_in, Margin margin = {}) {
-    add(convolution_work("linear", output, {1, 1, 1, c_in, output.c}, true), output, margin);
+    Operator& op = add(convolution_work("linear", output, {1, 1, 1, c_in, output.c}, true), output, margin);
+    op.weight_flop = op.work.flop;
+    op.deferred_bytes = bytes_of(output) / output.c * (c_in + output.c);
   }
 
   void conv(int level, Index frames, Index c_in, Index c_out, const Stencil& stencil,
@@ -53,7 +58,10 @@ public:
         output);
     op.forward = {plan_stencil_halo(partition_, level, rank_, stencil), frames, {c_in}};
     op.backward = {plan_stencil_halo(partition_, level, rank_, transposed(stencil)), frames, {c_out}};
-    op.behind = op.work.flop / op.work.pull_flop; // the weight gradient
+    op.weight_flop = op.work.flop;
+    op.behind = op.weight_flop / op.work.pull_flop;
+    op.deferred_bytes =
+        bytes_of(shape(level, frames, c_in), reach(stencil)) + bytes_of(output, reach(transposed(stencil)));
   }
 
   void residual_block(int level, Index frames, Index c, const Stencil& stencil) {
@@ -97,6 +105,8 @@ public:
     Work work = convolution_work("recurrence", four, {1, 1, 1, c, 4 * c}, true);
     work.inputs = c;
     Operator& op = add(work, s);
+    op.weight_flop = work.flop;
+    op.deferred_bytes = bytes_of(s, {.t_lo = 1}) + bytes_of(four);
     // Gates, memory, hidden values before.
     op.kept_bytes += bytes_of(four) + bytes_of(s, {.t_lo = 1}) + bytes_of(s);
     const TimeAxis& axis = partition_.time;
@@ -165,7 +175,7 @@ public:
 
 private:
   const Partition& partition_;
-  int rank_, block_ = 0, blocks_ = 0;
+  int rank_, block_ = 0, blocks_ = 0, piece_ = 0;
   std::vector<Operator> list_;
 };
 
@@ -189,30 +199,37 @@ std::vector<Operator> list_operators(const ModelSettings& settings, const StUnet
   const auto merge = [&](int level, Index c) { walk.add({"merge", c}, walk.shape(level, frames, 4 * c)); };
   const auto unmerge = [&](int level, Index c) { walk.add({"unmerge", 4 * c}, walk.shape(level, leads, c)); };
 
-  if (merged == 1) {
-    merge(1, ports.inputs);
-    walk.linear(walk.shape(1, frames, channels(0)), 4 * ports.inputs, reach(causal));
-  }
-  walk.conv(merged, frames, merged == 1 ? channels(0) : ports.inputs, channels(0), causal, merged == 1);
-  for (int l = 0; l < n; ++l) {
-    const int level = merged + l;
+  const std::vector<Piece> pieces = list_pieces(settings);
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    walk.begin_piece(static_cast<int>(i));
+    const int l = pieces[i].level, level = merged + l;
     const Index c = channels(l);
-    walk.block([&] { walk.residual_block(level, frames, c, causal); });
-    const bool attends = std::ranges::any_of(settings.attention.levels, [&](std::int64_t wanted) {
-      return (wanted < 0 ? wanted + n : wanted) == l;
-    });
-    if (attends) walk.block([&] { walk.space_time_block(level, frames, c, settings); });
-    walk.block([&] { walk.skip(level, frames, leads, all_leads, c, settings.skip_radius); });
-    if (l + 1 == n) break;
-    merge(level + 1, c);
-    walk.linear(walk.shape(level + 1, frames, channels(l + 1)), 4 * c);
-  }
-  for (int l = n - 2; l >= 0; --l) {
-    const int level = merged + l;
-    const Index c = channels(l);
-    walk.linear(walk.shape(level + 1, leads, 4 * c), channels(l + 1));
-    unmerge(level, c);
-    walk.block([&] { walk.residual_block(level, leads, c, flat); });
+    switch (pieces[i].kind) {
+    case Piece::Kind::encode:
+      if (l == 0) {
+        if (merged == 1) {
+          merge(1, ports.inputs);
+          walk.linear(walk.shape(1, frames, c), 4 * ports.inputs, reach(causal));
+        }
+        walk.conv(merged, frames, merged == 1 ? c : ports.inputs, c, causal, merged == 1);
+      }
+      walk.block([&] { walk.residual_block(level, frames, c, causal); });
+      break;
+    case Piece::Kind::attend:
+      walk.block([&] { walk.space_time_block(level, frames, c, settings); });
+      break;
+    case Piece::Kind::skip:
+      walk.block([&] { walk.skip(level, frames, leads, all_leads, c, settings.skip_radius); });
+      if (l + 1 == n) break;
+      merge(level + 1, c);
+      walk.linear(walk.shape(level + 1, frames, channels(l + 1)), 4 * c);
+      break;
+    case Piece::Kind::decode:
+      walk.linear(walk.shape(level + 1, leads, 4 * c), channels(l + 1));
+      unmerge(level, c);
+      walk.block([&] { walk.residual_block(level, leads, c, flat); });
+      break;
+    }
   }
   walk.linear(walk.shape(merged, leads, (merged == 1 ? 4 : 1) * ports.classes), channels(0));
   if (merged == 1) unmerge(0, ports.classes);

@@ -13,20 +13,9 @@ int levels_of(const ModelSettings& settings) {
   return static_cast<int>(settings.channels.size()) + (settings.input_merge == 2 ? 1 : 0);
 }
 
-namespace {
-
-/// Levels counted from 0; negative ones from the coarsest.
-bool has_attention(const ModelSettings& settings, int level) {
-  const auto n = static_cast<std::int64_t>(settings.channels.size());
-  return std::ranges::any_of(settings.attention.levels, [&](std::int64_t wanted) {
-    return (wanted < 0 ? wanted + n : wanted) == level;
-  });
-}
-
-} // namespace
-
 StUnet::StUnet(const ModelSettings& settings, const StUnetPorts& ports, std::uint64_t seed)
-    : settings_(settings), parameters_(seed), merged_(settings.input_merge == 2 ? 1 : 0) {
+    : settings_(settings), pieces_(list_pieces(settings)), parameters_(seed),
+      merged_(settings.input_merge == 2 ? 1 : 0) {
   if (settings.attention.form == "joint" && settings.temporal_core == "recurrent")
     fail(ExitCode::usage, "model.temporal_core: recurrent has no place in model.attention.form: joint",
          "joint attention looks through space and time at once", "Choose another form, or attention.");
@@ -51,7 +40,8 @@ StUnet::StUnet(const ModelSettings& settings, const StUnetPorts& ports, std::uin
     const Index c = settings.channels[static_cast<std::size_t>(l)];
     const std::string name = name_of(l);
     Level level{.encode = make_residual_block(parameters_, name + ".encode", c, causal)};
-    if (has_attention(settings, l))
+    if (std::ranges::any_of(pieces_,
+                            [l](const Piece& p) { return p.kind == Piece::Kind::attend && p.level == l; }))
       level.attention.push_back(make_space_time_block(parameters_, name + ".attention", c, settings, l));
     level.skip = make_skip_attention(parameters_, name + ".skip", c, settings.skip_radius, ports.lead_hours);
     if (l + 1 < n)
@@ -76,6 +66,14 @@ Margin StUnet::input_margin() const {
 
 Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base, const Dropout& dropout,
                     AttentionProbe* probe) {
+  Flow flow{std::move(input)};
+  advance(tape, tiles, {0, static_cast<Index>(pieces_.size())}, flow, base, dropout, probe);
+  return std::move(flow.x);
+}
+
+void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, Flow& flow, const Var& base,
+                     const Dropout& dropout, AttentionProbe* probe) {
+  flow.skips.resize(levels_.size());
   const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
                        Margin margin = {}) {
     return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
@@ -87,31 +85,39 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base
         },
         x);
   };
-  const Margin stem_margin = reach(stem_.stencil);
-  Var x = std::move(input);
-  if (merged_ == 1) x = lin(entry_, merge(tape, x), nullptr, stem_margin);
-  x = conv3d(tape, tiles, merged_, x, *stem_.weight, *stem_.bias, stem_.stencil);
-
-  std::vector<Var> skips;
-  for (std::size_t l = 0; l < levels_.size(); ++l) {
-    const int level = merged_ + static_cast<int>(l);
-    x = apply(levels_[l].encode, level, x);
-    for (const SpaceTimeBlock& block : levels_[l].attention) x = apply(block, level, x, probe);
-    skips.push_back(drop_channels(tape, apply(levels_[l].skip, level, x, probe), dropout, l));
-    if (l + 1 < levels_.size()) x = lin(levels_[l].down, merge(tape, x));
+  // One name for what follows from another, so that a forecast lets go of what it has used.
+  Var& x = flow.x;
+  for (Index i = pieces.from; i < pieces.to; ++i) {
+    const Piece piece = pieces_[static_cast<std::size_t>(i)];
+    const auto l = static_cast<std::size_t>(piece.level);
+    const int level = merged_ + piece.level;
+    Var& skip = flow.skips[l];
+    switch (piece.kind) {
+    case Piece::Kind::encode:
+      if (l == 0) {
+        if (merged_ == 1) x = lin(entry_, merge(tape, x), nullptr, reach(stem_.stencil));
+        x = conv3d(tape, tiles, merged_, x, *stem_.weight, *stem_.bias, stem_.stencil);
+      }
+      x = apply(levels_[l].encode, level, x);
+      break;
+    case Piece::Kind::attend:
+      x = apply(levels_[l].attention.front(), level, x, probe);
+      break;
+    case Piece::Kind::skip:
+      skip = drop_channels(tape, apply(levels_[l].skip, level, x, probe), dropout, l);
+      x = l + 1 < levels_.size() ? lin(levels_[l].down, merge(tape, x)) : std::move(skip);
+      break;
+    case Piece::Kind::decode:
+      const Rect tile = tiles.tile(level);
+      x = unmerge(tape, lin(levels_[l].up, x), tile.height(), tile.width(), skip);
+      skip.reset();
+      x = apply(levels_[l].decode, level, x);
+      break;
+    }
   }
-
-  Var d = std::move(skips.back());
-  skips.pop_back();
-  for (std::size_t l = levels_.size() - 1; l-- > 0; skips.pop_back()) {
-    const int level = merged_ + static_cast<int>(l);
-    const Rect tile = tiles.tile(level);
-    d = unmerge(tape, lin(levels_[l].up, d), tile.height(), tile.width(), skips.back());
-    d = apply(levels_[l].decode, level, d);
-  }
-  if (merged_ == 0) return lin(head_, d, base);
+  if (pieces.to < static_cast<Index>(pieces_.size())) return;
   const Rect tile = tiles.tile(0);
-  return unmerge(tape, lin(head_, d), tile.height(), tile.width(), base);
+  x = merged_ == 0 ? lin(head_, x, base) : unmerge(tape, lin(head_, x), tile.height(), tile.width(), base);
 }
 
 } // namespace pluvia

@@ -15,13 +15,21 @@ Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const V
   convolution(precision, x->value, weight.value, {}, bias.value.cell(0, 0, 0, 0),
               residual ? &residual->value : nullptr, y);
   const Work work = convolution_work("linear", s, weight.value.shape(), x->needs_grad);
-  const auto pull = [precision, blocks = tape.blocks(), x, &weight, &bias, residual](Node& node) {
-    pull_convolution_weight(blocks, precision, x->value, node.grad, {}, weight, &bias);
+  const auto pull = [&tape, precision, x, &weight, &bias, residual](Node& node) {
+    const auto pull_weight = [blocks = tape.blocks(), precision, x, &weight, &bias](const Tensor& dy) {
+      pull_convolution_weight(blocks, precision, x->value, dy, {}, weight, &bias);
+    };
+    if (!tape.defers()) pull_weight(node.grad);
     if (x->needs_grad) {
       const GradientSlot dx = gradient_slot(*x);
       convolution_pull_input(precision, node.grad, weight.value, {}, dx.addend, dx.target);
     }
-    if (residual) pass_gradient(node, *residual);
+    if (!tape.defers()) {
+      if (residual) pass_gradient(node, *residual);
+      return;
+    }
+    if (residual) copy_gradient(node, *residual);
+    tape.defer(pull_weight, std::move(node.grad));
   };
   return tape.record(std::move(y), work, pull, {}, {&weight, &bias});
 }

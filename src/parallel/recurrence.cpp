@@ -52,8 +52,7 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
         recur(precision, z->value, weight.value, rows, state, record.get(), hidden);
       });
   }
-  const auto pull = [&tiles, precision, blocks = tape.blocks(), z, s, strips, record, &weight,
-                     device](Node& node) {
+  const auto pull = [&tape, &tiles, precision, z, s, strips, record, &weight, device](Node& node) {
     Tensor dz(z->value.shape(), z->grad_margin, device);
     {
       Relay line(tiles.time(), Relay::Direction::down, tiles.halo_cost());
@@ -62,7 +61,13 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
           recur_gradients(precision, node.grad, weight.value, rows, *record, state, dz);
         });
     }
-    pull_convolution_weight(blocks, precision, record->hidden_before, dz, {}, weight, nullptr);
+    const auto pull_weight = [blocks = tape.blocks(), precision, record, &weight](const Tensor& dz) {
+      pull_convolution_weight(blocks, precision, record->hidden_before, dz, {}, weight, nullptr);
+    };
+    if (tape.defers())
+      tape.defer(pull_weight, dz.clone());
+    else
+      pull_weight(dz);
     accumulate(*z, std::move(dz));
   };
   Work work = convolution_work("recurrence", z->value.shape(), weight.value.shape(), true);

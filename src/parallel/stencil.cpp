@@ -39,16 +39,24 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   const Precision precision = tape.precision();
   convolution(precision, x->value, weight.value, stencil, bias.value.cell(0, 0, 0, 0),
               residual ? &residual->value : nullptr, y);
-  const auto pull = [&tiles, level, precision, blocks = tape.blocks(), x, &weight, &bias, stencil,
-                     residual](Node& node) {
+  const auto pull = [&tape, &tiles, level, precision, x, &weight, &bias, stencil, residual](Node& node) {
     HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad});
-    pull_convolution_weight(blocks, precision, x->value, node.grad, stencil, weight, &bias);
+    const auto pull_weight = [blocks = tape.blocks(), precision, x, &weight, &bias,
+                              stencil](const Tensor& dy) {
+      pull_convolution_weight(blocks, precision, x->value, dy, stencil, weight, &bias);
+    };
+    if (!tape.defers()) pull_weight(node.grad);
     exchange.finish();
     if (x->needs_grad) {
       const GradientSlot dx = gradient_slot(*x);
       convolution_pull_input(precision, node.grad, weight.value, stencil, dx.addend, dx.target);
     }
-    if (residual) pass_gradient(node, *residual);
+    if (!tape.defers()) {
+      if (residual) pass_gradient(node, *residual);
+      return;
+    }
+    if (residual) copy_gradient(node, *residual);
+    tape.defer(pull_weight, std::move(node.grad));
   };
   const Work work = convolution_work("conv3d", s, weight.value.shape(), x->needs_grad);
   return tape.record(std::move(y), work, pull, reach(transposed(stencil)), {&weight, &bias});

@@ -24,6 +24,7 @@
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/model/hourly_climatology.hpp"
 #include "pluvia/model/pooled_regression.hpp"
+#include "pluvia/nn/pipeline.hpp"
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/adam.hpp"
@@ -58,7 +59,9 @@ ProcessGrid share_out(const Communicator& world, const Settings& settings) {
          fmt::format("train.batch is {}, parallel.replicas {}", settings.train.batch,
                      settings.parallel.replicas),
          "Give each replica a sample.");
-  return make_process_grid(world, static_cast<int>(settings.parallel.replicas));
+  const std::int64_t replicas = settings.parallel.replicas, stages = settings.parallel.stages;
+  require_stages(settings.model, static_cast<int>(stages), settings.train.batch / replicas, "train.batch");
+  return make_process_grid(world, static_cast<int>(replicas), static_cast<int>(stages));
 }
 
 Device device_for_training(const Communicator& world, const Settings& settings) {
@@ -88,8 +91,10 @@ public:
         precision_(agree_precision(world, settings.train.precision, device_)),
         grid_(share_out(world, settings)),
         tiles_(grid_.tiles, layout(settings, index_.grid, grid_.tiles.size(), whole_blocks(settings))),
-        network_(make_network(settings, device_)), parameters_(network_.parameters().all()),
-        adam_(make_adam(parameters_)),
+        network_(make_network(settings, device_)),
+        pipeline_(network_, ports_of(settings), tiles_, grid_.stages,
+                  cut_stages(settings.model, ports_of(settings), tiles_.tiling(), grid_.stages.size())),
+        parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
         sampler_(index_, rule_, tiles_.tile(0),
                  reader_cache_bytes(settings, settings.model.base == "regression")) {
     if (settings.train.exact) network_.parameters().sum_in_blocks();
@@ -112,7 +117,12 @@ private:
     DayDraw days; ///< it sees the climatology without its own neighbourhood in time, too
     Disturbance disturbance;
   };
-  Sample sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans,
+  /// What a stage needs of a sample: the first its input, the last what its logits start from and are held
+  /// against.
+  struct Needs {
+    bool input = true, score = true;
+  };
+  Sample sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans, Needs needs,
                 const Draws* draws = nullptr);
   std::vector<Time> batch_at(std::int64_t step) const;
   Target target_of(const Sample& sample, const std::vector<double>& areas, double pairs) const;
@@ -124,15 +134,15 @@ private:
   Weighing weigh(const Communicator& comm, std::span<const Sample> samples, std::size_t size) const;
   /// The loss; nothing when it or its gradient is not finite.
   std::optional<double> step(std::int64_t number);
-  /// Makes n validation samples, one at a time, and calls visit(i, sample) for those of this replica. All
-  /// replicas load theirs together, so that a failure is everybody's. Collective over the world.
+  /// Makes n validation samples, one at a time, and calls visit(i, sample) for those of this crew. All
+  /// crews load theirs together, so that a failure is everybody's. Collective over the world.
   template <class Visit> void for_validation(std::size_t n, Visit&& visit) {
-    const auto replicas = static_cast<std::size_t>(grid_.replicas);
-    for (std::size_t round = 0; round < n; round += replicas) {
-      const std::size_t i = round + static_cast<std::size_t>(grid_.replica);
+    const auto crews = static_cast<std::size_t>(grid_.crews());
+    for (std::size_t round = 0; round < n; round += crews) {
+      const std::size_t i = round + static_cast<std::size_t>(grid_.crew());
       std::optional<Sample> one;
       together(world_, [&] {
-        if (i < n) one = sample(0, validation_init(i, n), validate_);
+        if (i < n) one = sample(0, validation_init(i, n), validate_, {});
       });
       if (one) visit(i, *one);
     }
@@ -149,8 +159,8 @@ private:
   Checkpoint snapshot(std::int64_t step) const;
   void save(const RunFolder& folder, const std::string& path, const Checkpoint& checkpoint) {
     require_own(world_, folder);
-    together(world_, [&] { // all replicas hold the same, and all parts of a tile
-      if (grid_.replica == 0 && tiles_.part() == 0)
+    together(world_, [&] { // all crews hold the same, and all parts of a tile
+      if (grid_.crew() == 0 && tiles_.part() == 0)
         write_checkpoint(tiles_.space(), path, checkpoint, tiles_.domain(0), tiles_.tile(0));
     });
   }
@@ -168,6 +178,7 @@ private:
   ProcessGrid grid_;
   Decomposition tiles_;
   StUnet network_;
+  Pipeline pipeline_;
   std::vector<Parameter*> parameters_;
   Adam adam_;
   Sampler sampler_;
@@ -229,14 +240,15 @@ std::vector<float> Training::cell_areas() const {
   return out;
 }
 
-Sample Training::sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans,
+Sample Training::sample(std::size_t number, Time init, const std::vector<TimeSpan>& spans, Needs needs,
                         const Draws* draws) {
   Sample s;
   s.number = number;
+  if (!needs.input && !needs.score) return s;
   for (Time lead : rule_.leads)
     s.climatology.push_back(draws ? climatology_->probabilities_without(init + lead, draws->days)
                                   : hourly_.at(init + lead));
-  const Span own = leads();
+  const Span own = needs.score ? leads() : Span{};
   for (Index lead = own.from; lead < own.to; ++lead) {
     const Time end = init + rule_.leads[static_cast<std::size_t>(lead)];
     s.observed.push_back(hold_window(spans, end, rule_.rain.window) ? sampler_.observed(end)
@@ -246,6 +258,7 @@ Sample Training::sample(std::size_t number, Time init, const std::vector<TimeSpa
                ? s.climatology
                : regression_base(regressions_, recent_weather(*surroundings_, recent_, tiles_.tile(0), init),
                                  s.climatology);
+  if (!needs.input) return s;
   s.input = sampler_.input(init, normalisation_, s.base, network_.input_margin(),
                            tiles_.frames(static_cast<Index>(rule_.history)),
                            draws ? draws->disturbance : Disturbance{});
@@ -318,7 +331,7 @@ std::optional<double> Training::step(std::int64_t number) {
       const TrainSettings& t = settings_.train;
       const Draws draws{{t.climatology_dropout, seed, first + b},
                         {t.frame_dropout, t.brightness_jitter_kelvin, seed, first + b}};
-      samples.push_back(sample(b, batch[b], train_, &draws));
+      samples.push_back(sample(b, batch[b], train_, {pipeline_.first(), pipeline_.last()}, &draws));
     }
   });
   const Weighing weighing = weigh(world_, samples, static_cast<std::size_t>(settings_.train.batch));
@@ -330,18 +343,24 @@ std::optional<double> Training::step(std::int64_t number) {
   network_.parameters().zero_gradients();
   FixedSum losses;
   GradientSync sync(world_, parameters_);
-  for (Sample& s : samples) {
-    const Target target = target_of(s, weighing.areas, weighing.pairs);
-    Tape tape(Tape::Mode::record, precision_, keep_of(settings_.train), nullptr,
-              blocks_of(settings_, tiles_));
-    const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes(),
-                               {settings_.train.dropout, seed, first + s.number});
-    losses.add(ordinal_loss(logits, target, tape));
-    if (&s == &samples.back())
-      tape.backward([&](auto whole) { sync.complete(whole); });
-    else
-      tape.backward();
-  }
+  const auto nth = [&](int i) -> Sample& { return samples[static_cast<std::size_t>(i)]; };
+  Pipeline::Batch steps{.size = static_cast<int>(samples.size())};
+  steps.tape = [&] {
+    return std::make_unique<Tape>(Tape::Mode::record, precision_, keep_of(settings_.train), nullptr,
+                                  blocks_of(settings_, tiles_));
+  };
+  steps.load = [&](int i) {
+    Sample& s = nth(i);
+    Pipeline::Sample out{.dropout = {settings_.train.dropout, seed, first + s.number}};
+    if (pipeline_.first()) out.input = Tape::leaf(std::move(s.input.features));
+    if (pipeline_.last()) out.base = base_leaf(tiles_, s.base, rule_.classes());
+    return out;
+  };
+  steps.score = [&](int i, const Var& logits, const Tape& tape) {
+    losses.add(ordinal_loss(logits, target_of(nth(i), weighing.areas, weighing.pairs), tape));
+  };
+  steps.whole = [&](auto whole) { sync.complete(whole); };
+  pipeline_.run(steps);
   sync.finish();
   all_reduce(world_, std::span(&losses, 1));
   const double loss = losses.value();
@@ -423,9 +442,9 @@ void Training::calibrate_best() {
                             p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
                            s.observed[l]});
     }
-    progress.update(static_cast<std::int64_t>(std::min(n, i + static_cast<std::size_t>(grid_.replicas))));
+    progress.update(static_cast<std::int64_t>(std::min(n, i + static_cast<std::size_t>(grid_.crews()))));
   });
-  // Replicas saw other forecasts, of other blocks.
+  // Crews saw other forecasts, of other blocks.
   std::vector<std::int64_t> blocks;
   for (std::size_t i = 0; i < n; ++i)
     for (Time lead : rule_.leads)
@@ -539,7 +558,8 @@ TrainOutcome Training::run() {
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
   log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{}, {}{}, {}",
                         network_.parameters().size(), inits_.size(), validation_inits_.size(),
-                        grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "",
+                        (grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "") +
+                            (grid_.stages.size() > 1 ? fmt::format("{} stages of ", grid_.stages.size()) : ""),
                         describe(tiles_.partition()), name_of(precision_),
                         settings_.train.exact ? ", exact" : "", describe_devices(world_, device_)));
   const auto consider = [&](std::int64_t at_step) {

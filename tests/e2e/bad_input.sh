@@ -98,6 +98,9 @@ refused "a variable the archive has not" 2 "no variable nosuch" train deck.yaml 
 refused "a range without samples" 3 "data\.|range" train deck.yaml data.train.from=2031-01-01 data.train.to=2031-02-01
 refused "a training range that is all judged by" 2 "Nothing is left of data.train" train deck.yaml \
   data.test.from=2019-01-01 data.test.to=2021-01-01
+refused "ranks that do not go into stages" 2 "ranks cannot be shared out over the stages .*parallel.stages 2" \
+  train deck.yaml parallel.stages=2
+refused "more stages than there may be" 2 "parallel.stages = 4.*1 to 3" plan deck.yaml parallel.stages=4
 mkdir filled locked
 : >filled/checkpoint_00000004.h5
 refused "the folder of another run" 2 "filled holds .* checkpoint_00000004.h5\) Go on with train.from=latest" \

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The benchmark of a small network on two ranks: every table is there, the arithmetic is that of the network, replicas have
-# a sample each, and rank counts beyond those started are refused. Needs PLUVIA and MPIEXEC, as ctest sets them.
+# a sample each, stages a part of the network, and rank counts beyond those started are refused. Needs PLUVIA and
+# MPIEXEC, as ctest sets them.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -40,6 +41,19 @@ import json
 one, two = json.load(open("one.json")), json.load(open("replicas.json"))
 assert two["replicas"] == 2 and two["flop"]["step"] == 2 * one["flop"]["step"], (one["flop"], two["flop"])
 assert two["halo"]["messages_sent"] == 0
+END
+# Two stages do so on their way through the network, each its part; what they did is drawn.
+run 2 bench.ranks=[] bench.output=stages.json parallel.stages=2 bench.samples=2 >stages.txt 2>err || { cat err; exit 1; }
+grep -q '^stage 1  |.*F1.*B1' stages.txt || { cat stages.txt; exit 1; }
+python3 - <<'END'
+import json
+one, two = json.load(open("one.json")), json.load(open("stages.json"))
+assert two["samples"] == 2 and abs(two["flop"]["step"] / one["flop"]["step"] - 2) < 1e-9, (one["flop"], two["flop"])
+report = two["stage_report"]
+assert len(report["stages"]) == 2 and 0 < report["idle_share"] < 1 and 0 < report["idle_share_of_schedule"] < 1
+assert all(stage[key] >= 0 for stage in report["stages"] for key in stage), report
+# The first stage pulls gradients of weights back with those of its inputs, for which nobody waits.
+assert report["stages"][1]["backward_weights_s"] > report["stages"][0]["backward_weights_s"], report
 END
 status=0
 run 1 >/dev/null 2>err || status=$?

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # labels: bits
 # Training with train.exact, with global attention, dropout, outages and drift of the imager: losses, gradient norms,
-# weights, averages and optimiser state are the same bytes on any process grid, with any number of threads, replicas and
-# parts of the frames, in f32 and in what the processor likes best; a run stopped on one grid and gone on with on
+# weights, averages and optimiser state are the same bytes on any process grid, with any number of threads, replicas,
+# stages of the network and parts of the frames, in f32 and in what the processor likes best; a run stopped on one grid and gone on with on
 # another ends with the same bytes; without it they differ. Validation is not disturbed.
 #   exact.sh          8 steps on 1, 2, 3, 4, 6 and 8 ranks
 #   exact.sh --all    50 steps, every rows x cols
@@ -53,13 +53,15 @@ for precision in f32 auto; do
   done
 done
 
-# Replicas that share the samples of a step, frames and leads cut over ranks, with and without tiles: the same bytes.
-for shape in "2 1 1 1" "2 1 2 1" "2 1 1 3" "1 2 1 1" "1 2 1 2" "1 2 3 1" "2 2 1 2"; do
-  read -r replicas parts rows cols <<<"$shape"
-  train many $((replicas * parts * rows * cols)) train.precision=f32 parallel.replicas="$replicas" \
-    parallel.time="$parts" parallel.rows="$rows" parallel.cols="$cols"
+# Replicas that share the samples of a step, stages of the network that these pass through, frames and leads cut over
+# ranks, with and without tiles: the same bytes.
+for shape in "2 1 1 1 1" "2 1 1 2 1" "2 1 1 1 3" "1 1 2 1 1" "1 1 2 1 2" "1 1 2 3 1" "2 1 2 1 2" "1 2 2 1 2"; do
+  read -r replicas stages parts rows cols <<<"$shape"
+  train many $((replicas * stages * parts * rows * cols)) train.precision=f32 parallel.replicas="$replicas" \
+    parallel.stages="$stages" parallel.time="$parts" parallel.rows="$rows" parallel.cols="$cols"
   named="$rows x $cols ranks"
   [ "$parts" -eq 1 ] || named="$parts parts of the frames x $named"
+  [ "$stages" -eq 1 ] || named="$stages stages of $named"
   [ "$replicas" -eq 1 ] || named="$replicas replicas of $named"
   grep -q "$named" err
   same "f32/$last" "many/$last" || { echo "$named"; exit 1; }
@@ -109,6 +111,11 @@ refused() { # PATTERN RANKS KEY=VALUE ...
 refused '3 frames cannot be shared out' 4 parallel.time=4
 refused '2 leads cannot be shared out' 3 parallel.time=3
 refused '3 ranks cannot be shared out' 3 parallel.time=2
+# Ranks, samples and blocks of the network that stages do not go into.
+refused '3 ranks cannot be shared out over the stages' 3 parallel.stages=2 train.batch=2
+refused '2 stages cannot all work at once' 2 parallel.stages=2
+refused '2 stages cannot all work at once' 4 parallel.stages=2 parallel.replicas=2 train.batch=3
+refused 'parallel.stages = 3' 3 parallel.stages=3 train.batch=3 model.channels=16 model.attention.levels=[]
 refused 'parallel.block_frames' 2 parallel.time=2 train.exact=true parallel.block=8
 status=0
 run 1 train deck.yaml train.exact=true parallel.block=6 train.output=no >/dev/null 2>err || status=$?

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pluvia/ad/deferred_gradients.hpp"
 #include "pluvia/ad/gradient_blocks.hpp"
 #include "pluvia/ad/profile.hpp"
 #include "pluvia/core/order_free_sums.hpp"
@@ -41,6 +42,8 @@ void accumulate(Node& node, Tensor&& d);
 /// Adds the gradient of `from`, which is spent, to that of a node of the same shape whose value went into it
 /// as it is.
 void pass_gradient(Node& from, Node& to);
+/// The same, of a gradient that is still needed.
+void copy_gradient(const Node& from, Node& to);
 /// Where a pull-back may write a node's gradient directly: into `target`, adding `addend` when that is not
 /// null (it is the target itself).
 struct GradientSlot {
@@ -68,6 +71,8 @@ public:
   /// How pull-backs sum the gradients of parameters.
   const GradientBlocks& blocks() const { return blocks_; }
   bool recording() const { return mode_ == Mode::record; }
+  /// Those that values were made with, in the order of their first use.
+  const std::vector<Parameter*>& parameters() const { return met_; }
   /// A value that is computed from others. `pull` reads node.grad and accumulates into the inputs it holds;
   /// it is kept only when recording and never called for a node whose gradient nobody asked for. `parameters`
   /// are those whose gradients it adds to.
@@ -79,11 +84,14 @@ public:
   Var apply(const std::function<Var(Tape&, const Var&)>& block, const Var& x);
   /// A value from outside; gradients are collected for it only when asked for.
   static Var leaf(Tensor value, bool needs_grad = false);
-  /// Who is told while gradients are pulled back, time and again, and of each parameter once, when its
-  /// gradient of this tape is whole: the value that was the first to be made with it has been pulled back.
-  using Listener = std::function<void(std::span<Parameter* const> whole)>;
-  /// Pulls gradients back from every node whose grad is set, latest first. Empties the tape.
-  void backward(const Listener& listener = {});
+  /// Pulls gradients back from every node whose grad is set, latest first. Empties the tape. A parameter's
+  /// gradient of this tape is whole when the value that was the first to be made with it has been pulled
+  /// back. With `later` parts that nobody waits for are left there, and it says what is whole.
+  void backward(const GradientListener& listener = {}, DeferredGradients* later = nullptr);
+  /// For pull-backs: does the backward pass that is under way leave parts for later?
+  bool defers() const { return later_ != nullptr; }
+  /// Leaves such a part, and the gradient that it reads; only then.
+  void defer(std::function<void(const Tensor& dy)> part, Tensor&& dy);
 
 private:
   struct Entry {
@@ -99,7 +107,11 @@ private:
   GradientBlocks blocks_;
   std::vector<Entry> entries_;
   std::vector<Parameter*> met_; ///< every parameter so far, in the order of its first use
-  Listener listener_;           ///< of the backward pass that is under way
+  bool inside_ = false;         ///< of a block that is made anew
+  // Of the backward pass that is under way:
+  GradientListener listener_;
+  DeferredGradients* later_ = nullptr;
+  std::size_t pulled_row_ = 0; ///< of the profile
 };
 
 } // namespace pluvia

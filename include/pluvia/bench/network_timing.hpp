@@ -3,7 +3,7 @@
 
 #include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/settings.hpp"
-#include "pluvia/nn/st_unet.hpp"
+#include "pluvia/nn/pipeline.hpp"
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/train/adam.hpp"
 
@@ -12,28 +12,31 @@ namespace pluvia {
 /// Seconds of one training step, phase by phase; halo times lie within forward and backward. The reduction is
 /// what summing gradients adds to the step.
 struct StepPhases {
-  double forward = 0, loss = 0, backward = 0, reduction = 0, optimiser = 0;
+  double forward = 0, loss = 0, backward = 0, stages = 0, reduction = 0, optimiser = 0; ///< stages: waiting
   double hidden = 0; ///< part of backward: sums of gradients are on their way
   HaloCost halo;
-  double total() const { return forward + loss + backward + reduction + optimiser; }
+  StageTimeline timeline; ///< of this rank's stage
+  double total() const { return forward + loss + backward + stages + reduction + optimiser; }
 };
 
 /// A network on random input of a given size: what is timed when a step or a forecast is. Precondition of
 /// all: collective over the communicator.
 class NetworkTiming {
 public:
-  /// ny x nx cells of level 0 over all ranks of each replica in `comm`, which must outlive it. Throws a usage
-  /// Error when the ranks do not fit the grid.
+  /// ny x nx cells of level 0 over all ranks of each stage of each replica in `comm`, which must outlive it.
+  /// Throws a usage Error when the ranks do not fit the grid.
   NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision, Device device,
                 Index ny, Index nx);
 
-  /// One sample a replica forward, nothing kept.
+  /// One sample forward through the whole network on the ranks of each stage, nothing kept.
   void forecast(Profile* profile = nullptr);
-  /// One sample a replica forward and backward, gradients summed, one update.
+  /// bench.samples a replica forward and backward, gradients summed, one update.
   StepPhases step(Profile* profile = nullptr);
 
   std::int64_t parameters() { return network_.parameters().size(); }
   const Decomposition& tiles() const { return tiles_; }
+  const ProcessGrid& grid() const { return grid_; }
+  const Stages& stages() const { return pipeline_.stages(); }
   const StUnetPorts& ports() const { return ports_; }
 
 private:
@@ -44,6 +47,8 @@ private:
   StUnetPorts ports_;
   Decomposition tiles_;
   StUnet network_;
+  Pipeline pipeline_;
+  int samples_;
   std::vector<Parameter*> parameters_;
   Adam adam_;
   GradientBlocks blocks_;

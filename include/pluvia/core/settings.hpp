@@ -63,6 +63,7 @@ struct ModelSettings {
 struct ParallelSettings {
   std::string device = "auto";     ///< auto | cpu | gpu | pretend
   std::int64_t replicas = 1;       ///< in training
+  std::int64_t stages = 1;         ///< of the network, in training
   std::int64_t time = 1;           ///< ranks that share a tile
   std::int64_t rows = 0, cols = 0; ///< 0 = automatic
   std::int64_t block = 32;         ///< cells
@@ -119,6 +120,7 @@ struct VerifySettings {
 
 struct BenchSettings {
   std::int64_t ny = 128, nx = 128, inputs = 6;
+  std::int64_t samples = 1; ///< of a replica in a step
   std::int64_t rounds = 5;
   std::vector<std::int64_t> ranks; ///< of the scaling tables; empty = none
   std::string output = "bench.json";

@@ -23,15 +23,19 @@ Partition layout(const Settings& settings, const Grid& grid, int ranks, const Wh
 /// the samples' own and, where the base is a regression, that of the surroundings of the tile.
 std::size_t reader_cache_bytes(const Settings& settings, bool regression);
 
+/// What that network is built from, besides its settings.
+StUnetPorts ports_of(const Settings& settings);
 /// The network that the settings describe, freshly initialised from train.seed.
 StUnet make_network(const Settings& settings, Device device = Device::host);
 
+/// What the logits of this rank's leads start from: logarithms of the class probabilities of all leads.
+Var base_leaf(const Decomposition& tiles, const std::vector<std::vector<float>>& base, int classes);
+
 /// Logits of one forecast: [1, leads of this rank, Y, X, classes]. `base` holds the class probabilities of each
-/// lead's window, of all leads, that they start from, the same as the input was made with; `dropout` and `probe` as StUnet::forward
-/// takes them. Collective over tiles.comm().
+/// lead's window, of all leads, that they start from, the same as the input was made with; `probe` as
+/// StUnet::forward takes it. Collective over tiles.comm().
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
-            const std::vector<std::vector<float>>& base, int classes, const Dropout& dropout = {},
-            AttentionProbe* probe = nullptr);
+            const std::vector<std::vector<float>>& base, int classes, AttentionProbe* probe = nullptr);
 
 /// P(amount >= threshold) of every lead of the logits: [leads x thresholds x height x width], from logits. Local.
 std::vector<float> exceedance_fields(const Tensor& logits);

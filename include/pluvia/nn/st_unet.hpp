@@ -2,7 +2,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "pluvia/core/span.hpp"
 #include "pluvia/nn/blocks.hpp"
+#include "pluvia/nn/pieces.hpp"
 #include "pluvia/ops/pointwise.hpp"
 
 namespace pluvia {
@@ -36,6 +38,17 @@ public:
   /// An input that is moved in is let go of as soon as it has been read. Collective over tiles.comm().
   Var forward(Tape& tape, Decomposition& tiles, Var input, const Var& base,
               const Dropout& dropout = {}, AttentionProbe* probe = nullptr);
+  /// What flows from one piece to the next, and what the way down has left for the way up.
+  struct Flow {
+    Var x;                       ///< of the first piece the input, of the last one the logits
+    std::vector<Var> skips = {}; ///< by level; null before they are made and after they have been used
+  };
+  /// Takes the flow through some of list_pieces(settings), numbered in their order: what forward() does with
+  /// all. `base` is needed by the last one. Collective over tiles.comm().
+  void advance(Tape& tape, Decomposition& tiles, Span pieces, Flow& flow, const Var& base,
+               const Dropout& dropout = {}, AttentionProbe* probe = nullptr);
+  const std::vector<Piece>& pieces() const { return pieces_; }
+  const ModelSettings& settings() const { return settings_; }
   /// Level of the tiling that the first entry of model.channels lies on: 1 when the input is merged, else 0.
   int first_level() const { return merged_; }
 
@@ -49,6 +62,7 @@ private:
     ResidualBlock decode = {};
   };
   ModelSettings settings_;
+  std::vector<Piece> pieces_;
   ParameterSet parameters_;
   int merged_; ///< level of the first entry of model.channels: 1 when the input is merged, else 0
   LinearLayer entry_;
