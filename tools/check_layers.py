@@ -32,10 +32,13 @@ FORBIDDEN = {
 # Third-party headers and the only folders (or files) that may include them.
 OWNERS = {
     r"mpi\.h": ["comm", "apps/main.cpp", "io/netcdf_writer.cpp"],  # parallel NetCDF is opened with MPI's types
-    r"netcdf.*|nc.*\.h": ["io"],
+    r"netcdf.*|nc(?!cl).*\.h": ["io"],
     r"hdf5.*|H5.*": ["io"],
     r"petsc.*": ["physics"],
     r"(dnnl|oneapi/dnnl).*": ["bench"],
+    r"cuda_runtime\.h": ["core/cuda.hpp"],
+    r"(cudnn|cublas.*|cuda_bf16)\.h": ["ops", "bench"],
+    r"nccl\.h": ["comm"],
     r"yaml-cpp/.*": ["core/config.cpp"],
     r"CLI/.*": ["apps/main.cpp"],
 }

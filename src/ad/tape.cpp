@@ -4,23 +4,7 @@
 #include <cassert>
 #include <utility>
 
-#include "pluvia/core/parallel_for.hpp"
-
 namespace pluvia {
-
-namespace {
-
-void add(Tensor& to, const Tensor& d) {
-  const Shape& s = d.shape();
-  parallel_for(s.b * s.t * s.y, [&](Index row) {
-    const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
-    float* sum = to.cell(b, t, y, 0);
-    const float* from = d.cell(b, t, y, 0);
-    for (Index i = 0; i < s.x * s.c; ++i) sum[i] += from[i];
-  });
-}
-
-} // namespace
 
 void accumulate(Node& node, Tensor&& d) {
   if (!node.needs_grad) return;
@@ -29,13 +13,20 @@ void accumulate(Node& node, Tensor&& d) {
     node.grad = std::move(d);
     return;
   }
-  add(node.grad, d);
+  add_to(node.grad, d);
 }
 
 void add_gradient(Parameter& parameter, std::span<const float> d) {
   if (!parameter.sums.empty()) return parameter.sums.add(0, d);
   const auto to = parameter.grad.storage();
   for (std::size_t i = 0; i < to.size(); ++i) to[i] += d[i];
+}
+
+void add_gradient(Parameter& parameter, const Tensor& d) {
+  if (d.device() == Device::host)
+    add_gradient(parameter, d.storage());
+  else
+    add_to(parameter.grad, d);
 }
 
 void pass_gradient(Node& from, Node& to) {
@@ -50,12 +41,12 @@ void copy_gradient(const Node& from, Node& to) {
   if (to.grad.empty())
     to.grad = from.grad.clone(to.grad_margin);
   else
-    add(to.grad, from.grad);
+    add_to(to.grad, from.grad);
 }
 
 GradientSlot gradient_slot(Node& node) {
   const bool first = node.grad.empty();
-  if (first) node.grad = Tensor(node.value.shape(), node.grad_margin);
+  if (first) node.grad = Tensor(node.value.shape(), node.grad_margin, node.value.device());
   return {node.grad, first ? nullptr : &node.grad};
 }
 
@@ -68,6 +59,7 @@ Var Tape::leaf(Tensor value, bool needs_grad) {
 
 Var Tape::record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin,
                  const std::vector<Parameter*>& parameters) {
+  if (profile_ && value.device() == Device::gpu) accelerator::wait();
   const std::size_t row = profile_ ? profile_->forward(work, value.shape()) : 0;
   auto node = std::make_shared<Node>();
   node->value = std::move(value);
@@ -113,6 +105,7 @@ void Tape::backward(const GradientListener& listener, DeferredGradients* later) 
     pulled_row_ = entry.row;
     if (!entry.node->grad.empty()) entry.pull(*entry.node);
     if (later_) entry.node->grad = {}; // what is left for later may hold on to the value
+    if (profile_ && entry.node->value.device() == Device::gpu) accelerator::wait();
     if (profile_) profile_->pull(entry.row);
     if (later_ && !inside_) later_->add_whole(std::exchange(entry.whole, {}));
     if (listener_) {

@@ -19,6 +19,7 @@
 #include "pluvia/bench/ceilings.hpp"
 #include "pluvia/bench/network_timing.hpp"
 #include "pluvia/bench/stage_timing.hpp"
+#include "pluvia/comm/devices.hpp"
 #include "pluvia/io/durable.hpp"
 #include "pluvia/io/time.hpp"
 #include "pluvia/ops/conv3d.hpp"
@@ -45,8 +46,9 @@ double load_average() {
   return getloadavg(&load, 1) == 1 ? load : 0;
 }
 
-/// The most memory this process has held so far [bytes].
-double peak_memory() {
+/// The most memory this process has held so far where it computes [bytes].
+double peak_memory(Device device) {
+  if (device == Device::gpu) return static_cast<double>(accelerator::peak_bytes());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) * 1024;
@@ -118,6 +120,17 @@ std::string operator_table(const Profile& profile, int steps, double ceiling, Js
   return out;
 }
 
+/// What the machine can do: products in f32 first, memory last.
+std::vector<Contender> ceilings(const Communicator& world, Device device) {
+  if (device == Device::gpu)
+    return {accelerator_product_ceiling(world, Precision::f32),
+            accelerator_product_ceiling(world, Precision::bf16), accelerator_copy_ceiling(world)};
+  std::vector<Contender> out{convolution_ceiling(world, Precision::f32)};
+  if (has_native_bf16()) out.push_back(convolution_ceiling(world, Precision::bf16));
+  out.push_back(memory_ceiling(world));
+  return out;
+}
+
 /// What the stages of the first replica and its first tile did in a step, drawn as the last one went.
 /// Collective over the line of stages.
 std::string stage_table(NetworkTiming& network, const std::vector<StepPhases>& steps, std::int64_t samples,
@@ -148,7 +161,8 @@ std::string stage_table(NetworkTiming& network, const std::vector<StepPhases>& s
 }
 
 /// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
-std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Json& json) {
+std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Device device,
+                          Json& json) {
   std::string out = fmt::format("{:<7} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
                                 "grid", "median s", "min s", "max s", "efficiency", "halo wait");
   for (const bool strong : {true, false}) {
@@ -166,7 +180,7 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
         automatic.parallel.rows = automatic.parallel.cols = 0;
         automatic.parallel.replicas = automatic.parallel.stages = automatic.bench.samples = 1;
         automatic.parallel.time = parts;
-        NetworkTiming network(part, automatic, precision, ny, nx);
+        NetworkTiming network(part, automatic, precision, device, ny, nx);
         double wait = 0, seconds = 0;
         const Timing t = time_in_turn(part,
                                       {{"step",
@@ -214,16 +228,19 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     std::filesystem::remove(s.bench.output + ".part");
   });
   const int rounds = static_cast<int>(s.bench.rounds), threads = omp_get_max_threads();
-  const Precision precision = agree_precision(world, s.train.precision);
-  NetworkTiming network(world, s, precision, s.bench.ny, s.bench.nx);
+  const Device device = take_device(world, s.parallel.device);
+  const Precision precision = agree_precision(world, s.train.precision, device);
+  NetworkTiming network(world, s, precision, device, s.bench.ny, s.bench.nx);
+  const std::string devices = describe_devices(world, device);
   const double load = load_average();
 
   // Memory first: the ceilings bring arrays of their own.
-  const double before = peak_memory();
+  const double before = peak_memory(device);
   network.forecast();
-  const double forecast_grown = largest(world, peak_memory() - before);
+  const double forecast_grown = largest(world, peak_memory(device) - before);
   network.step();
-  const double held = largest(world, peak_memory()), grown = largest(world, peak_memory() - before);
+  const double held = largest(world, peak_memory(device)),
+               grown = largest(world, peak_memory(device) - before);
   const auto kept = static_cast<double>(held_bytes(network.stages(), network.grid().stage(), s.bench.samples,
                                                    s.model, network.ports(), network.tiles().partition(),
                                                    network.tiles().comm().rank(), keep_of(s.train)));
@@ -238,10 +255,8 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   progress.update(1, "operators timed");
 
   std::vector<StepPhases> phases;
-  std::vector<Contender> contenders{convolution_ceiling(world, Precision::f32)};
-  if (has_native_bf16()) contenders.push_back(convolution_ceiling(world, Precision::bf16));
-  const std::size_t machine = contenders.size() + 1;
-  contenders.push_back(memory_ceiling(world));
+  std::vector<Contender> contenders = ceilings(world, device);
+  const std::size_t machine = contenders.size(); // the last of them counts bytes
   contenders.push_back({fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
                         [&] { phases.push_back(network.step()); }, flop.step / rounds});
   contenders.push_back(
@@ -251,7 +266,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   fast.train.exact = false;
   std::optional<NetworkTiming> inexact;
   if (s.train.exact) {
-    inexact.emplace(world, fast, precision, s.bench.ny, s.bench.nx);
+    inexact.emplace(world, fast, precision, device, s.bench.ny, s.bench.nx);
     contenders.push_back(
         {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step / rounds});
   }
@@ -263,6 +278,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   Json json{
       {"program", "pluvia " PLUVIA_VERSION},
       {"date", format_time(static_cast<Time>(std::time(nullptr)))},
+      {"device", devices},
       {"machine", {{"processor", processor()}, {"cores", omp_get_num_procs()}, {"load_average_1_min", load}}},
       {"ranks", world.size()},
       {"replicas", s.parallel.replicas},
@@ -275,6 +291,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
 
   std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
                                 processor(), world.size(), threads, load);
+  if (device == Device::gpu) out += fmt::format("device      {}\n", devices);
   out += fmt::format(
       "network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
       "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
@@ -348,7 +365,8 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     json["messages"] = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
   }
   progress.update(3, "messages timed");
-  if (!s.bench.ranks.empty()) out += fmt::format("\n{}", scaling_table(world, s, precision, json["scaling"]));
+  if (!s.bench.ranks.empty())
+    out += fmt::format("\n{}", scaling_table(world, s, precision, device, json["scaling"]));
   progress.update(4);
 
   together(world, [&] {

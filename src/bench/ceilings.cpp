@@ -8,6 +8,7 @@
 
 #include <oneapi/dnnl/dnnl.hpp>
 
+#include "pluvia/core/device_array.hpp"
 #include "pluvia/core/parallel_for.hpp"
 
 namespace pluvia {
@@ -67,6 +68,19 @@ Contender memory_ceiling(const Communicator& comm) {
     });
   };
   return {"memory, a = b + s c", once, 3.0 * values * sizeof(float) * comm.size()};
+}
+
+Contender accelerator_copy_ceiling(const Communicator& comm) {
+  constexpr std::size_t bytes = std::size_t{256} << 20;
+  struct Pair {
+    DeviceArray<std::byte> from = DeviceArray<std::byte>(bytes), to = DeviceArray<std::byte>(bytes);
+  };
+  auto pair = std::make_shared<Pair>();
+  const auto once = [pair] {
+    accelerator::copy(pair->to.data(), pair->from.data(), bytes);
+    accelerator::wait();
+  };
+  return {"accelerator, a = b", once, 2.0 * bytes * comm.size()};
 }
 
 MessageCeiling message_ceiling(const Communicator& comm) {

@@ -41,7 +41,7 @@ ProcessGrid share_out(const Communicator& comm, const Settings& settings) {
 } // namespace
 
 NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision,
-                             Index ny, Index nx)
+                             Device device, Index ny, Index nx)
     : comm_(comm), grid_(share_out(comm, settings)), precision_(precision),
       keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
                                              static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
@@ -50,15 +50,19 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
       pipeline_(network_, ports_, tiles_, grid_.stages,
                 cut_stages(settings.model, ports_, tiles_.tiling(), grid_.stages.size())),
       samples_(static_cast<int>(settings.bench.samples)), parameters_(network_.parameters().all()),
-      adam_(make_adam(parameters_)), blocks_(blocks_of(settings, tiles_)) {
+      blocks_(blocks_of(settings, tiles_)) {
   if (blocks_) network_.parameters().sum_in_blocks();
   const Rect own = tiles_.tile(0);
   const auto stream = 1 + 3 * static_cast<std::uint64_t>(grid_.replica); // of a sample for each
   const auto all_leads = static_cast<Index>(ports_.lead_hours.size()), leads = tiles_.leads(all_leads).size();
+  network_.parameters().move_to(device);
+  if (device == Device::gpu) tiles_.link_accelerators();
+  adam_ = make_adam(parameters_);
   input_ =
       random_leaf({1, tiles_.frames(settings.model.history).size(), own.height(), own.width(), ports_.inputs},
                   network_.input_margin(), stream);
   base_ = random_leaf({1, leads, own.height(), own.width(), ports_.classes}, {}, stream + 1);
+  for (const Var& v : {input_, base_}) v->value = moved(std::move(v->value), device);
   const auto values = static_cast<std::size_t>(leads * own.cells());
   for (std::size_t i = 0; i < values; ++i)
     target_.classes.push_back(static_cast<std::int8_t>(random_bits(1, RandomPurpose::test, i, stream + 2) %
@@ -71,6 +75,7 @@ void NetworkTiming::forecast(Profile* profile) {
   Tape tape(Tape::Mode::forget, precision_, Tape::Keep::everything, profile);
   if (profile) profile->start();
   network_.forward(tape, tiles_, input_, base_);
+  if (input_->value.device() == Device::gpu) accelerator::wait();
 }
 
 StepPhases NetworkTiming::step(Profile* profile) {
@@ -78,6 +83,7 @@ StepPhases NetworkTiming::step(Profile* profile) {
   const HaloCost before = tiles_.halo_cost();
   auto last = std::chrono::steady_clock::now();
   const auto lap = [&](double& phase) {
+    if (input_->value.device() == Device::gpu) accelerator::wait();
     const auto now = std::chrono::steady_clock::now();
     phase += std::chrono::duration<double>(now - last).count();
     last = now;

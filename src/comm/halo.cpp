@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <utility>
 
+#include "halo_kernels.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/stopwatch.hpp"
 
@@ -54,8 +56,8 @@ Index values_in(const HaloPlan::Piece& piece, const Tensor& t) {
 
 /// Calls copy(row of the tensor, row of the message, values) for all rows of a piece; returns what lies
 /// behind them in the message.
-template <class RowCopy>
-float* for_each_row(Tensor& tensor, const HaloPlan::Piece& piece, float* message, RowCopy&& copy) {
+template <class Value, class RowCopy>
+Value* for_each_row(Tensor& tensor, const HaloPlan::Piece& piece, Value* message, RowCopy&& copy) {
   const Shape& s = tensor.shape();
   const Rect& r = piece.cells;
   const Span frames = piece.frames_of(s.t);
@@ -145,8 +147,9 @@ HaloPlan plan_halo(const Partition& partition, int level, int rank,
 }
 
 HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors,
-                           HaloCost& cost)
-    : plan_(plan), comm_(comm), cost_(cost), tensors_(std::move(tensors)) {
+                           HaloCost& cost, DeviceLink* link)
+    : plan_(plan), comm_(comm), cost_(cost), link_(tensors.front()->device() == Device::gpu ? link : nullptr),
+      tensors_(std::move(tensors)), on_gpu_(tensors_.front()->device() == Device::gpu) {
   const Stopwatch packing(cost_.pack_seconds);
   for ([[maybe_unused]] const Tensor* t : tensors_) assert(t->margin() == plan.margin);
   const auto prepare = [&](const std::vector<HaloPlan::Piece>& pieces, std::vector<Message>& messages) {
@@ -154,30 +157,69 @@ HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::
       if (messages.empty() || messages.back().peer != piece.peer) messages.push_back({piece.peer});
       for (const Tensor* t : tensors_) messages.back().size += static_cast<std::size_t>(values_in(piece, *t));
     }
-    for (Message& m : messages) m.data = std::make_unique_for_overwrite<float[]>(m.size);
+    for (Message& m : messages) {
+      if (on_gpu_) m.there = DeviceArray<float>(m.size);
+      if (!on_gpu_ || (!link_ && m.peer != comm.rank()))
+        m.data = std::make_unique_for_overwrite<float[]>(m.size);
+    }
   };
   prepare(plan.receives, incoming_);
   prepare(plan.sends, outgoing_);
-  for (Message& m : incoming_)
-    if (m.peer != comm.rank()) post(m, true);
+  if (!link_)
+    for (Message& m : incoming_)
+      if (m.peer != comm.rank()) post(m, true);
   std::size_t piece = 0;
   for (Message& m : outgoing_) {
-    float* out = m.data.get();
+    float* out = on_gpu_ ? m.there.data() : m.data.get();
     for (; piece < plan.sends.size() && plan.sends[piece].peer == m.peer; ++piece)
-      for (Tensor* t : tensors_)
-        out = for_each_row(*t, plan.sends[piece], out, [](const float* cells, float* message, Index n) {
-          std::memcpy(message, cells, static_cast<std::size_t>(n) * sizeof(float));
-        });
+      for (Tensor* t : tensors_) out = pack(plan.sends[piece], *t, out);
     if (m.peer == comm.rank()) {
       for (Message& in : incoming_)
-        if (in.peer == m.peer) in.data.swap(m.data);
+        if (in.peer == m.peer) std::swap(in.data, m.data), std::swap(in.there, m.there);
       continue;
     }
     cost_.bytes += static_cast<std::int64_t>(m.size * sizeof(float));
     ++cost_.messages;
+    if (link_) continue;
+    if (on_gpu_) accelerator::to_host(m.data.get(), m.there.data(), m.size * sizeof(float));
     post(m, false);
   }
-  for (Tensor* t : tensors_) zero_margins(*t);
+  if (link_) {
+    const auto elsewhere = [&](std::vector<Message>& messages) {
+      std::vector<DeviceLink::Message> out;
+      for (Message& m : messages)
+        if (m.peer != comm.rank()) out.push_back({m.peer, m.there.data(), m.size});
+      return out;
+    };
+    link_->start(elsewhere(outgoing_), elsewhere(incoming_));
+  }
+  for (Tensor* t : tensors_) {
+    if (on_gpu_)
+      kernels::zero_margins(t->view(), t->margin());
+    else
+      zero_margins(*t);
+  }
+}
+
+/// Returns what lies behind the piece in the message.
+float* HaloExchange::pack(const HaloPlan::Piece& piece, Tensor& tensor, float* message) const {
+  if (on_gpu_) {
+    kernels::pack(std::as_const(tensor).view(), piece.frames_of(tensor.shape().t), piece.cells, message);
+    return message + values_in(piece, tensor);
+  }
+  return for_each_row(tensor, piece, message, [](const float* cells, float* to, Index n) {
+    std::memcpy(to, cells, static_cast<std::size_t>(n) * sizeof(float));
+  });
+}
+
+const float* HaloExchange::unpack(const HaloPlan::Piece& piece, const float* message, Tensor& tensor) const {
+  if (on_gpu_) {
+    kernels::unpack(message, piece.frames_of(tensor.shape().t), piece.cells, tensor.view());
+    return message + values_in(piece, tensor);
+  }
+  return for_each_row(tensor, piece, message, [](float* cells, const float* from, Index n) {
+    std::memcpy(cells, from, static_cast<std::size_t>(n) * sizeof(float));
+  });
 }
 
 /// A message longer than MPI counts travels in several, which keep their order.
@@ -204,17 +246,17 @@ void HaloExchange::finish() {
     const Stopwatch waiting(cost_.wait_seconds);
     mpi_check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
               "MPI_Waitall");
+    if (link_) link_->finish();
   }
   finished_ = true;
   const Stopwatch unpacking(cost_.pack_seconds);
   std::size_t piece = 0;
   for (Message& m : incoming_) {
-    float* in = m.data.get();
+    if (on_gpu_ && !link_ && m.peer != comm_.rank())
+      accelerator::to_accelerator(m.there.data(), m.data.get(), m.size * sizeof(float));
+    const float* in = on_gpu_ ? m.there.data() : m.data.get();
     for (; piece < plan_.receives.size() && plan_.receives[piece].peer == m.peer; ++piece)
-      for (Tensor* t : tensors_)
-        in = for_each_row(*t, plan_.receives[piece], in, [](float* cells, const float* message, Index n) {
-          std::memcpy(cells, message, static_cast<std::size_t>(n) * sizeof(float));
-        });
+      for (Tensor* t : tensors_) in = unpack(plan_.receives[piece], in, *t);
   }
 }
 

@@ -91,6 +91,9 @@ void declare(ModelSettings& s, const Declare& key) {
 
 void declare(ParallelSettings& s, const Declare& key) {
   const Limits count{.low = 0, .high = 1e6};
+  key("parallel.device", &s.device, "", {.words = {"auto", "cpu", "gpu", "pretend"}},
+      "where networks are computed; auto = GPUs where the program was built for them and all nodes have some; "
+      "pretend = their code on the processor, for tests");
   key("parallel.replicas", &s.replicas, "", {.low = 1, .high = 1e6},
       "copies of the whole domain, each on as many ranks, that share the samples of a training step");
   key("parallel.stages", &s.stages, "", {.low = 1, .high = 3},
@@ -126,7 +129,7 @@ void declare(TrainSettings& s, const Declare& key) {
   key("train.brightness_jitter_kelvin", &s.brightness_jitter_kelvin, "K", {.low = 0, .high = 50},
       "deviation of an offset that a sample adds to all predictors with time but the target's past");
   key("train.precision", &s.precision, "", {.words = {"auto", "f32", "bf16"}},
-      "of products in training; auto = bf16 where all processors multiply matrices of it, else f32");
+      "of products in training; auto = bf16 where all processors multiply it, and alike (AMX or AVX512_BF16), else f32");
   key("train.keep", &s.keep, "", {.words = {"everything", "blocks"}},
       "activations kept for the backward pass; blocks = about half the memory, a fifth more time");
   key("train.exact", &s.exact, "", {},

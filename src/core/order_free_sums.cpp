@@ -1,22 +1,15 @@
 #include "pluvia/core/order_free_sums.hpp"
 
+#include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cassert>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace pluvia {
 
 namespace {
-
-// A double plus this has whole numbers in its last bits, to the nearest, ties to even.
-constexpr double whole = 0x1.8p52;
-constexpr double upper_units = 0x1p24, lower_units = 0x1p39, most = 0x1p20;
-
-std::uint64_t integer(double with_whole) {
-  return std::bit_cast<std::uint64_t>(with_whole) - std::bit_cast<std::uint64_t>(whole);
-}
 
 /// What the lower limb holds in whole units of the upper one goes there.
 void carry(std::int64_t& upper, std::int64_t& lower) {
@@ -32,13 +25,7 @@ void OrderFreeSums::add(std::size_t first, std::span<const float> terms) {
   std::int64_t* upper = limbs_.data() + first;
   std::int64_t* lower = upper + size_;
   std::int64_t bad = 0;
-  for (std::size_t i = 0; i < terms.size(); ++i) {
-    const double units = static_cast<double>(terms[i]) * upper_units, rounded = units + whole;
-    const double rest = (units - (rounded - whole)) * lower_units;
-    upper[i] = static_cast<std::int64_t>(static_cast<std::uint64_t>(upper[i]) + integer(rounded));
-    lower[i] = static_cast<std::int64_t>(static_cast<std::uint64_t>(lower[i]) + integer(rest + whole));
-    bad += std::abs(terms[i]) < static_cast<float>(most) ? 0 : 1;
-  }
+  for (std::size_t i = 0; i < terms.size(); ++i) add_order_free(terms[i], upper[i], lower[i], bad);
   if (bad != 0) std::atomic_ref(limbs_.back()).fetch_add(bad);
 }
 
@@ -47,6 +34,13 @@ void OrderFreeSums::add(const OrderFreeSums& other) {
   for (std::size_t i = 0; i < limbs_.size(); ++i)
     limbs_[i] = static_cast<std::int64_t>(static_cast<std::uint64_t>(limbs_[i]) +
                                           static_cast<std::uint64_t>(other.limbs_[i]));
+}
+
+void OrderFreeSums::set_limbs(std::span<const std::int64_t> from) {
+  assert(from.size() == 3 * size_);
+  std::copy_n(from.begin(), 2 * size_, limbs_.begin());
+  limbs_.back() =
+      std::accumulate(from.begin() + static_cast<std::ptrdiff_t>(2 * size_), from.end(), std::int64_t{0});
 }
 
 void OrderFreeSums::carry() {

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "pluvia/comm/devices.hpp"
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/forecast/attention_file.hpp"
@@ -78,10 +79,10 @@ struct Member {
 
 /// Collective.
 Member load_member(const Communicator& world, const std::string& path, const Settings& trained,
-                   const Rect& tile, const Log& log) {
+                   const Rect& tile, Device device, const Log& log) {
   std::string digest;
   const Checkpoint checkpoint = read_checkpoint(world, path, tile, &digest);
-  Member out{make_network(trained),
+  Member out{make_network(trained, device),
              from_field(checkpoint.fields.at("climatology")),
              {checkpoint.arrays.at("normalisation/mean").values,
               checkpoint.arrays.at("normalisation/deviation").values},
@@ -117,6 +118,7 @@ std::vector<std::uint8_t> quality_flags(const std::vector<std::uint8_t>& missing
 
 /// [leads x classes x height x width] from [1, leads, Y, X, classes].
 std::vector<float> classes_outermost(const Tensor& logits) {
+  if (logits.device() == Device::gpu) return classes_outermost(logits.to(Device::host));
   const Shape s = logits.shape();
   std::vector<float> out(static_cast<std::size_t>(s.size()));
   std::size_t i = 0;
@@ -183,6 +185,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
          fmt::format("each of the {} in forecast.checkpoint has logits of its own", paths.size()),
          "Set it to false, or name one checkpoint.");
   const std::vector<Settings> trained = trained_settings(world, paths, settings);
+  const Device device = take_device(world, settings.parallel.device);
   const ArchiveIndex index = index_archive(world, settings.data.archive);
   // Tiles cut for the deepest network fit the others too.
   Settings deepest = settings;
@@ -192,6 +195,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
     regression = regression || member.model.base == "regression";
   }
   Decomposition tiles(world, layout(deepest, index.grid, world.size()));
+  if (device == Device::gpu) tiles.link_accelerators();
   const Rect tile = tiles.tile(0);
   const std::vector<LatLon>& points = settings.forecast.write_attention;
   if (!points.empty() && tiles.partition().time.parts() > 1)
@@ -202,7 +206,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
   std::vector<Member> members;
   std::vector<std::string> digests;
   for (std::size_t i = 0; i < paths.size(); ++i) {
-    members.push_back(load_member(world, paths[i], trained[i], tile, log));
+    members.push_back(load_member(world, paths[i], trained[i], tile, device, log));
     digests.push_back(members.back().digest);
   }
 

@@ -36,8 +36,10 @@ StUnetPorts ports_of(const Settings& settings) {
   return {rule.channels(), settings.target.leads_hours, rule.classes()};
 }
 
-StUnet make_network(const Settings& settings) {
-  return {settings.model, ports_of(settings), static_cast<std::uint64_t>(settings.train.seed)};
+StUnet make_network(const Settings& settings, Device device) {
+  StUnet network(settings.model, ports_of(settings), static_cast<std::uint64_t>(settings.train.seed));
+  network.parameters().move_to(device);
+  return network;
 }
 
 Var base_leaf(const Decomposition& tiles, const std::vector<std::vector<float>>& base, int classes) {
@@ -49,11 +51,13 @@ Var base_leaf(const Decomposition& tiles, const std::vector<std::vector<float>>&
 
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
             const std::vector<std::vector<float>>& base, int classes, AttentionProbe* probe) {
-  return network.forward(tape, tiles, Tape::leaf(std::move(input.features)), base_leaf(tiles, base, classes),
-                         {}, probe);
+  const Var x = Tape::leaf(std::move(input.features)), start = base_leaf(tiles, base, classes);
+  for (const Var& v : {x, start}) v->value = moved(std::move(v->value), network.parameters().device());
+  return network.forward(tape, tiles, x, start, {}, probe);
 }
 
 std::vector<float> exceedance_fields(const Tensor& logits) {
+  if (logits.device() == Device::gpu) return exceedance_fields(logits.to(Device::host));
   const Shape s = logits.shape();
   const Index thresholds = s.c - 1, cells = s.y * s.x;
   std::vector<float> out(static_cast<std::size_t>(s.t * thresholds * cells));
@@ -91,8 +95,7 @@ void store_parameters(const std::vector<Parameter*>& parameters, const std::stri
                       Checkpoint& checkpoint) {
   for (const Parameter* p : parameters) {
     const Shape s = p->value.shape();
-    const auto values = p->value.storage();
-    checkpoint.arrays[prefix + "/" + p->name] = {{s.b, s.t, s.y, s.x, s.c}, {values.begin(), values.end()}};
+    checkpoint.arrays[prefix + "/" + p->name] = {{s.b, s.t, s.y, s.x, s.c}, values_of(p->value)};
   }
 }
 
@@ -106,7 +109,7 @@ void load_parameters(const Checkpoint& checkpoint, const std::string& prefix,
       fail(ExitCode::data, "The checkpoint holds another model",
            "it has no " + prefix + "/" + p->name + " of this network's shape",
            "Use the configuration it was trained with, or train anew.");
-    std::ranges::copy(found->second.values, p->value.storage().begin());
+    set_values(p->value, found->second.values);
   }
 }
 

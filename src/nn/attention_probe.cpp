@@ -71,6 +71,7 @@ AttentionView watch(AttentionProbe* probe, AttentionKind kind, int level) {
 }
 
 void note_gate(AttentionProbe& probe, int level, const Tensor& gate, const Rect& tile) {
+  if (gate.device() == Device::gpu) return note_gate(probe, level, gate.to(Device::host), tile);
   AttentionGate out{level, std::vector<float>(probe.cells.size(), 0.0F)};
   const Shape s = gate.shape();
   for (std::size_t i = 0; i < probe.cells.size(); ++i) {

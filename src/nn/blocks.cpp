@@ -152,7 +152,8 @@ SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, In
 Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x,
             AttentionProbe* probe) {
   const Shape s = skip.lead_embedding->value.shape();
-  Tensor embedding = skip.lead_embedding->value.clone();
+  Tensor embedding(s);
+  set_values(embedding, values_of(skip.lead_embedding->value));
   for (Index lead = 0; lead < s.t; ++lead)
     for (Index i = 0; i < s.c / 2; ++i) {
       // Wavelengths from 2 pi to 100 times 2 pi hours.
@@ -161,9 +162,10 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
       embedding.cell(0, lead, 0, 0)[2 * i] += static_cast<float>(std::sin(phase));
       embedding.cell(0, lead, 0, 0)[2 * i + 1] += static_cast<float>(std::cos(phase));
     }
-  const auto pull = [p = skip.lead_embedding](Node& node) { add_gradient(*p, node.grad.storage()); };
-  const Var lead =
-      tape.record(std::move(embedding), {"lead embedding", s.c}, pull, {}, {skip.lead_embedding});
+  const auto pull = [p = skip.lead_embedding](Node& node) { add_gradient(*p, node.grad); };
+  const Device device = x->value.device();
+  const Var lead = tape.record(moved(std::move(embedding), device), {"lead embedding", s.c}, pull, {},
+                               {skip.lead_embedding});
   const AttentionWindow window{tiles.every_frame(x->value.shape().t), tiles.around_y(level, skip.radius),
                                tiles.around_x(level, skip.radius)};
   const Margin keys = key_margin(tiles, level, window);

@@ -62,6 +62,17 @@ std::int64_t ParameterSet::size() const {
   return n;
 }
 
+Device ParameterSet::device() const {
+  return parameters_.empty() ? Device::host : parameters_.front()->value.device();
+}
+
+void ParameterSet::move_to(Device device) {
+  for (const auto& p : parameters_) {
+    p->value = moved(std::move(p->value), device);
+    p->grad = moved(std::move(p->grad), device);
+  }
+}
+
 void ParameterSet::zero_gradients() {
   for (const auto& p : parameters_) {
     p->grad.fill(0.0F);

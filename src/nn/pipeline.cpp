@@ -53,6 +53,7 @@ struct Pipeline::Running {
   }
 
   int own() const { return pipeline.line_.rank(); }
+  Device device() const { return pipeline.network_.parameters().device(); }
   InFlight& sample(int m) { return samples[static_cast<std::size_t>(m)]; }
 
   /// Those from or to a peer: values flow from earlier to later stages, gradients back.
@@ -81,7 +82,7 @@ struct Pipeline::Running {
 
   void receive_values(const Instruction& what) {
     receive(value_tag, what, [&](std::size_t i, Tensor&& tensor) {
-      sample(what.micro_batch).received[i] = Tape::leaf(std::move(tensor), true);
+      sample(what.micro_batch).received[i] = Tape::leaf(moved(std::move(tensor), device()), true);
     });
   }
 
@@ -89,6 +90,8 @@ struct Pipeline::Running {
     InFlight& s = sample(m);
     s.tape = batch.tape();
     Sample given = batch.load(m);
+    for (const Var& v : {given.input, given.base})
+      if (v) v->value = moved(std::move(v->value), device());
     StUnet::Flow flow{std::move(given.input), std::vector<Var>(pipeline.network_.settings().channels.size())};
     const std::vector<Crossing>& all = pipeline.stages_.crossings;
     const auto place = [&](std::size_t i) -> Var& {
@@ -107,14 +110,23 @@ struct Pipeline::Running {
     for_crossings(what.peer, [&](std::size_t i) {
       const Var& value = sample(what.micro_batch).sent[i];
       assert(value->value.dense() && value->value.shape() == pipeline.shapes_[i]);
-      mail.send(what.peer, value_tag, value->value.storage(), value);
+      if (device() == Device::host)
+        mail.send(what.peer, value_tag, value->value.storage(), value);
+      else
+        send(what.peer, value_tag, value->value.to(Device::host));
     });
+  }
+
+  void send(int peer, int tag, Tensor&& tensor) {
+    const auto kept = std::make_shared<const Tensor>(std::move(tensor));
+    mail.send(peer, tag, kept->storage(), kept);
   }
 
   void receive_gradients(const Instruction& what) {
     receive(gradient_tag, what, [&](std::size_t i, Tensor&& tensor) {
       Node& node = *sample(what.micro_batch).sent[i];
-      node.grad = node.grad_margin == Margin{} ? std::move(tensor) : tensor.clone(node.grad_margin);
+      Tensor grad = moved(std::move(tensor), device());
+      node.grad = node.grad_margin == Margin{} ? std::move(grad) : grad.clone(node.grad_margin);
     });
   }
 
@@ -140,8 +152,7 @@ struct Pipeline::Running {
     for_crossings(what.peer, [&](std::size_t i) {
       Var& value = sample(what.micro_batch).received[i];
       if (value->grad.empty()) value->grad = Tensor::zeros(pipeline.shapes_[i]);
-      const auto gradient = std::make_shared<const Tensor>(std::move(value->grad));
-      mail.send(what.peer, gradient_tag, gradient->storage(), gradient);
+      send(what.peer, gradient_tag, moved(std::move(value->grad), Device::host));
       value.reset();
     });
   }

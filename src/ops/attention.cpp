@@ -5,53 +5,9 @@
 #include <vector>
 
 #include "attention_lanes.hpp"
+#include "kernels.hpp"
 
 namespace pluvia {
-
-Span AxisWindow::keys(Index i) const {
-  const Index width = std::min(2 * size + 1, extent);
-  switch (kind) {
-  case Kind::around: {
-    const Index from = std::clamp<Index>(i - size, 0, extent - width);
-    return {from, from + width};
-  }
-  case Kind::wrapped:
-    return {i - (width - 1) / 2, i - (width - 1) / 2 + width};
-  case Kind::block:
-    return {i / size * size, std::min(i / size * size + size, extent)};
-  case Kind::past:
-    return {0, i + 1};
-  case Kind::all:
-    return {0, extent};
-  default:
-    return {i, i + 1};
-  }
-}
-
-Span AxisWindow::queries(Index j) const {
-  const Index width = std::min(2 * size + 1, extent);
-  switch (kind) {
-  case Kind::around: {
-    // keys(i) rises with i: the first query whose window reaches j, and the first whose window starts past
-    // it.
-    const Index from = j < width ? 0 : j - (width - 1) + size;
-    const Index to = j >= extent - width ? extent : j + size + 1;
-    return {from, to};
-  }
-  case Kind::wrapped: {
-    const Index before = (width - 1) / 2;
-    return {j - (width - 1 - before), j + before + 1};
-  }
-  case Kind::block:
-    return {j / size * size, std::min(j / size * size + size, extent)};
-  case Kind::past:
-    return {j, extent};
-  case Kind::all:
-    return {0, extent};
-  default:
-    return {j, j + 1};
-  }
-}
 
 namespace {
 
@@ -86,6 +42,8 @@ void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 
 void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
             TileOrigin origin, Tensor& o, Tensor& log_sum) {
+  if (k.device() == Device::gpu)
+    return kernels::attend(q.view(), k.view(), v.view(), window, origin, o.view(), log_sum.view());
   if (stays_home(window)) return attend_home(q, k, v, window, origin, o, log_sum);
   const Shape& s = o.shape();
   const bool shared = shared_queries(window);

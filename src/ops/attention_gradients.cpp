@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "attention_lanes.hpp"
+#include "kernels.hpp"
 #include "pluvia/core/order_free_sums.hpp"
 
 namespace pluvia {
@@ -112,6 +113,7 @@ void pull_home(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
 } // namespace
 
 void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta) {
+  if (o.device() == Device::gpu) return kernels::attend_delta(d_o.view(), o.view(), delta.view());
   const Shape& s = o.shape();
   parallel_for(s.b * s.t * s.y, [&](Index row) {
     const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
@@ -201,11 +203,29 @@ void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   });
 }
 
+void gradients_on_accelerator(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                              const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
+                              TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv) {
+  if (dq && shared_queries(window)) {
+    Tensor of_cells(d_o.shape(), {}, Device::gpu);
+    kernels::pull_queries(q.view(), k.view(), v.view(), d_o.view(), log_sum.view(), delta.view(), window,
+                          origin, of_cells.view());
+    kernels::sum_over_cells(of_cells.view(), origin.query_frame, dq->view());
+  } else if (dq) {
+    kernels::pull_queries(q.view(), k.view(), v.view(), d_o.view(), log_sum.view(), delta.view(), window,
+                          origin, dq->view());
+  }
+  kernels::pull_keys(q.view(), k.view(), v.view(), d_o.view(), log_sum.view(), delta.view(), window, origin,
+                     frames_at_hand(d_o), dk.view(), dv.view());
+}
+
 } // namespace
 
 void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
                       TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv, OrderFreeSums* shared_sums) {
+  if (k.device() == Device::gpu)
+    return gradients_on_accelerator(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv);
   if (stays_home(window))
     return pull_home(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv, shared_sums);
   if (dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);

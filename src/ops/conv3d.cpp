@@ -9,6 +9,7 @@
 
 #include "conv3d_bf16.hpp"
 #include "conv3d_rows.hpp"
+#include "kernels.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/simd.hpp"
 
@@ -34,13 +35,6 @@ namespace {
 // and one broadcast fit the register file.
 constexpr int tile_cells = simd::registers == 32 ? 12 : 6;
 
-/// `n` things in as few parts of at most `most` as there must be, and these as even as possible: a remainder
-/// of few leaves the multipliers waiting for each other.
-int even_part(Index n, int most) {
-  const Index parts = (n + most - 1) / most;
-  return static_cast<int>((n + parts - 1) / parts);
-}
-
 int channel_block(int c_out) {
   return c_out > simd::width ? 2 * simd::width : simd::width;
 }
@@ -60,6 +54,9 @@ template <class Source> PackedWeights pack_with(Stencil stencil, int c_in, int c
   return p;
 }
 
+// Loops over accumulators are unrolled on request: left to itself GCC does so too late to keep them in
+// registers where inner loops end.
+
 /// `cells` neighbouring outputs of one row, one block of channels.
 template <int Cells, int Vectors>
 void convolve_tile(const float* x, Index cell_stride, const Index* offsets, int taps, int c_in,
@@ -69,6 +66,7 @@ void convolve_tile(const float* x, Index cell_stride, const Index* offsets, int 
   Vec acc[Cells][Vectors];
   for (int v = 0; v < Vectors; ++v) {
     const Vec b = bias ? Vec::load(bias + v * simd::width) : Vec::zero();
+#pragma GCC unroll 16
     for (int p = 0; p < Cells; ++p) acc[p][v] = b;
   }
   for (int tap = 0; tap < taps; ++tap) {
@@ -76,12 +74,14 @@ void convolve_tile(const float* x, Index cell_stride, const Index* offsets, int 
     for (int ci = 0; ci < c_in; ++ci, w += block) {
       Vec weight[Vectors];
       for (int v = 0; v < Vectors; ++v) weight[v] = Vec::load(w + v * simd::width);
+#pragma GCC unroll 16
       for (int p = 0; p < Cells; ++p) {
         const Vec value = Vec::broadcast(xt[p * cell_stride + ci]);
         for (int v = 0; v < Vectors; ++v) acc[p][v] = fma(value, weight[v], acc[p][v]);
       }
     }
   }
+#pragma GCC unroll 16
   for (int p = 0; p < Cells; ++p) {
     float* yp = y + p * y_stride;
     const float* rp = residual ? residual + p * residual_stride : nullptr;
@@ -134,6 +134,7 @@ template <int Inputs, int Vectors>
 void weight_tile(const Segment* segments, int count, Index x_offset, Index x_stride, Index dy_offset,
                  Index dy_stride, float* dw, Index dw_stride) {
   Vec acc[Inputs][Vectors];
+#pragma GCC unroll 16
   for (int p = 0; p < Inputs; ++p)
     for (int v = 0; v < Vectors; ++v) acc[p][v] = Vec::load(dw + p * dw_stride + v * simd::width);
   for (int s = 0; s < count; ++s) {
@@ -141,12 +142,14 @@ void weight_tile(const Segment* segments, int count, Index x_offset, Index x_str
     for (Index i = 0; i < segments[s].cells; ++i, x += x_stride, dy += dy_stride) {
       Vec d[Vectors];
       for (int v = 0; v < Vectors; ++v) d[v] = Vec::load(dy + v * simd::width);
+#pragma GCC unroll 16
       for (int p = 0; p < Inputs; ++p) {
         const Vec value = Vec::broadcast(x[p]);
         for (int v = 0; v < Vectors; ++v) acc[p][v] = fma(value, d[v], acc[p][v]);
       }
     }
   }
+#pragma GCC unroll 16
   for (int p = 0; p < Inputs; ++p)
     for (int v = 0; v < Vectors; ++v) acc[p][v].store(dw + p * dw_stride + v * simd::width);
 }
@@ -296,7 +299,10 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
 
 void convolution(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
                  const float* bias, const Tensor* residual, Tensor& y) {
-  if (precision == Precision::bf16)
+  if (x.device() == Device::gpu)
+    kernels::convolve(precision, x.view(), weight.cell(0, 0, 0, 0), kernels::Weights::as_they_are, stencil,
+                      bias, residual ? residual->view() : ConstView{}, y.view());
+  else if (precision == Precision::bf16)
     convolve_bf16(x, pack_bf16(weight, stencil), bias, residual, y);
   else
     convolve(x, pack(weight, stencil), bias, residual, y);
@@ -304,7 +310,11 @@ void convolution(Precision precision, const Tensor& x, const Tensor& weight, con
 
 void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor& weight,
                             const Stencil& stencil, const Tensor* addend, Tensor& dx) {
-  if (precision == Precision::bf16)
+  if (dy.device() == Device::gpu)
+    kernels::convolve(precision, dy.view(), weight.cell(0, 0, 0, 0), kernels::Weights::transposed,
+                      transposed(stencil), nullptr, addend ? std::as_const(*addend).view() : ConstView{},
+                      dx.view());
+  else if (precision == Precision::bf16)
     convolve_bf16(dy, pack_transposed_bf16(weight, stencil), nullptr, addend, dx);
   else
     convolve(dy, pack_transposed(weight, stencil), nullptr, addend, dx);
@@ -312,7 +322,9 @@ void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor&
 
 void convolution_pull_weight(Precision precision, const Tensor& x, const Tensor& dy, const Stencil& stencil,
                              Tensor& dw, float* db) {
-  if (precision == Precision::bf16)
+  if (x.device() == Device::gpu)
+    kernels::convolve_weight_gradient(precision, x.view(), dy.view(), stencil, dw.cell(0, 0, 0, 0), db);
+  else if (precision == Precision::bf16)
     convolve_weight_gradient_bf16(x, dy, stencil, dw, db);
   else
     convolve_weight_gradient(x, dy, stencil, dw, db);

@@ -28,6 +28,13 @@ inline Index round_up(Index n, Index multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
+/// `n` things in as few parts of at most `most` as there must be, and these as even as possible: a remainder
+/// of few leaves the multipliers waiting for each other.
+inline int even_part(Index n, int most) {
+  const Index parts = (n + most - 1) / most;
+  return static_cast<int>((n + parts - 1) / parts);
+}
+
 /// How the sum over cells of a weight gradient is cut: the cells into chunks and the units of work into
 /// groups, which gives tasks for the threads, each with a partial sum of its own; these are added in order.
 /// The cuts follow from the shape alone, so the sums are the same for every thread count.

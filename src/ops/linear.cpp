@@ -8,8 +8,9 @@ Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const V
            Margin out_margin) {
   Shape s = x->value.shape();
   s.c = weight.value.shape().c;
-  Tensor y(s, out_margin);
-  // The matrix unit sums 32 values at once: fewer input channels are faster, and exact, in f32.
+  Tensor y(s, out_margin, x->value.device());
+  // Fewer input channels than the matrix unit sums at once are faster, and exact, in f32; on vectors of bf16,
+  // too, for values are rounded for few products each.
   const Precision precision = x->value.shape().c < 32 ? Precision::f32 : tape.precision();
   convolution(precision, x->value, weight.value, {}, bias.value.cell(0, 0, 0, 0),
               residual ? &residual->value : nullptr, y);

@@ -4,6 +4,8 @@
 #include <cassert>
 #include <vector>
 
+#include "kernels.hpp"
+#include "pluvia/core/device_array.hpp"
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/simd.hpp"
@@ -99,6 +101,11 @@ template <class F> void for_rows(const Shape& s, F&& f) {
   parallel_for(s.b * s.t * s.y, [&](Index row) { f(row / s.y / s.t, row / s.y % s.t, row % s.y); });
 }
 
+/// Three to each sum.
+std::size_t limbs_of(const Shape& s) {
+  return static_cast<std::size_t>(3 * domain_sums_shape(s).size());
+}
+
 } // namespace
 
 Shape domain_sums_shape(const Shape& s) {
@@ -107,6 +114,11 @@ Shape domain_sums_shape(const Shape& s) {
 }
 
 void add_keys(const Tensor& k, const Tensor& v, Index side, OrderFreeSums& sums) {
+  if (k.device() == Device::gpu) {
+    DeviceArray<std::int64_t> limbs(limbs_of(k.shape()));
+    kernels::add_keys(k.view(), v.view(), side, limbs.data());
+    return sums.set_limbs(limbs.values());
+  }
   sum_cells(k.shape(), side, sums, [&](Index b, Index t, Index head) {
     return [&k, &v, b, t, channel = head * n](Index y, Index x, Terms& out) {
       out.row = out.z = feature(k.cell(b, t, y, x) + channel);
@@ -116,6 +128,8 @@ void add_keys(const Tensor& k, const Tensor& v, Index side, OrderFreeSums& sums)
 }
 
 void attend_domain(const Tensor& q, const DomainSums& sums, Tensor& o) {
+  if (q.device() == Device::gpu)
+    return kernels::attend_domain(q.view(), sums.values.view(), sums.factor, o.view());
   const Shape& s = o.shape();
   for_rows(s, [&](Index b, Index t, Index y) {
     for (Index h = 0; h < s.c / n; ++h) {
@@ -132,6 +146,12 @@ void attend_domain(const Tensor& q, const DomainSums& sums, Tensor& o) {
 
 void pull_domain_queries(const Tensor& q, const Tensor& o, const Tensor& d_o, const DomainSums& sums,
                          Index side, Tensor& dq, OrderFreeSums& d_sums) {
+  if (q.device() == Device::gpu) {
+    DeviceArray<std::int64_t> limbs(limbs_of(q.shape()));
+    kernels::pull_domain_queries(q.view(), o.view(), d_o.view(), sums.values.view(), sums.factor, side,
+                                 dq.view(), limbs.data());
+    return d_sums.set_limbs(limbs.values());
+  }
   sum_cells(q.shape(), side, d_sums, [&](Index b, Index t, Index h) {
     const float* rows = sums.values.cell(b, t, 0, h);
     // With g = do / (phi(q) . z) and d = -g . o: dS = phi(q)' g, dz = d phi(q), dphi(q) = g S' + d z.
@@ -151,6 +171,8 @@ void pull_domain_queries(const Tensor& q, const Tensor& o, const Tensor& d_o, co
 }
 
 void pull_domain_keys(const Tensor& k, const Tensor& v, const Tensor& d_sums, Tensor& dk, Tensor& dv) {
+  if (k.device() == Device::gpu)
+    return kernels::pull_domain_keys(k.view(), v.view(), d_sums.view(), dk.view(), dv.view());
   const Shape& s = k.shape();
   for_rows(s, [&](Index b, Index t, Index y) {
     for (Index h = 0; h < s.c / n; ++h) {

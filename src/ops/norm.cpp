@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels.hpp"
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/simd.hpp"
@@ -118,50 +119,65 @@ void pull_row(const float* x, const float* dy, Index cells, Index channels, cons
   }
 }
 
-} // namespace
-
-Var layer_norm(Tape& tape, const Var& x, Parameter& gain, Parameter& bias, Activation activation,
-               Margin out_margin) {
-  const Shape s = x->value.shape();
-  assert(s.c % lanes == 0);
-  Tensor y(s, out_margin);
-  const float *g = gain.value.cell(0, 0, 0, 0), *o = bias.value.cell(0, 0, 0, 0);
+void normalise(Activation activation, const Tensor& x, const Tensor& gain, const Tensor& bias, Tensor& y) {
+  const float *g = gain.cell(0, 0, 0, 0), *o = bias.cell(0, 0, 0, 0);
+  if (x.device() == Device::gpu) return kernels::layer_norm(activation, x.view(), g, o, y.view());
+  const Shape& s = x.shape();
   parallel_for(s.b * s.t * s.y, [&](Index row) {
     const Index iy = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
-    const float* in = x->value.cell(b, t, iy, 0);
+    const float* in = x.cell(b, t, iy, 0);
     float* out = y.cell(b, t, iy, 0);
     if (activation == Activation::gelu)
       normalise_row<Activation::gelu>(in, s.x, s.c, g, o, out);
     else
       normalise_row<Activation::none>(in, s.x, s.c, g, o, out);
   });
+}
 
+/// dx, and adds to the gradients of gain and bias. `piece`: cells of a row that lie in one block.
+void pull_normalise(Activation activation, const Tensor& x, const Tensor& dy, Parameter& gain,
+                    Parameter& bias, Index piece, Tensor& dx) {
+  const float *gv = gain.value.cell(0, 0, 0, 0), *ov = bias.value.cell(0, 0, 0, 0);
+  if (x.device() == Device::gpu)
+    return kernels::layer_norm_gradients(activation, x.view(), dy.view(), gv, ov, dx.view(),
+                                         gain.grad.cell(0, 0, 0, 0), bias.grad.cell(0, 0, 0, 0));
+  const Shape& s = x.shape();
+  const Index pieces = (s.x + piece - 1) / piece, count = s.b * s.t * s.y * pieces;
+  // Partial sums per piece, added in their order afterwards: the same for every thread count.
+  std::vector<float> partial(static_cast<std::size_t>(count * 2 * s.c), 0.0F);
+  parallel_for(count, [&](Index i) {
+    const Index row = i / pieces, first = i % pieces * piece, cells = std::min(piece, s.x - first);
+    const Index iy = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
+    const float* in = x.cell(b, t, iy, first);
+    const float* d = dy.cell(b, t, iy, first);
+    float* out = dx.cell(b, t, iy, first);
+    float *dg = partial.data() + i * 2 * s.c, *db = dg + s.c;
+    if (activation == Activation::gelu)
+      pull_row<Activation::gelu>(in, d, cells, s.c, gv, ov, out, dg, db);
+    else
+      pull_row<Activation::none>(in, d, cells, s.c, gv, ov, out, dg, db);
+  });
+  const auto channels = static_cast<std::size_t>(s.c);
+  for (Index i = 0; i < count; ++i) {
+    const auto sums = std::span<const float>(partial).subspan(static_cast<std::size_t>(i) * 2 * channels);
+    add_gradient(gain, sums.first(channels));
+    add_gradient(bias, sums.subspan(channels, channels));
+  }
+}
+
+} // namespace
+
+Var layer_norm(Tape& tape, const Var& x, Parameter& gain, Parameter& bias, Activation activation,
+               Margin out_margin) {
+  const Shape s = x->value.shape();
+  assert(s.c % lanes == 0);
+  Tensor y(s, out_margin, x->value.device());
+  normalise(activation, x->value, gain.value, bias.value, y);
   // A piece of a row that lies in one block; the whole row without blocks.
   const Index piece = tape.blocks() ? tape.blocks().columns(s.x) : s.x;
   const auto pull = [x, &gain, &bias, activation, s, piece](Node& node) {
-    const float *gv = gain.value.cell(0, 0, 0, 0), *ov = bias.value.cell(0, 0, 0, 0);
-    Tensor dx(s, x->grad_margin);
-    const Index pieces = (s.x + piece - 1) / piece, count = s.b * s.t * s.y * pieces;
-    // Partial sums per piece, added in their order afterwards: the same for every thread count.
-    std::vector<float> partial(static_cast<std::size_t>(count * 2 * s.c), 0.0F);
-    parallel_for(count, [&](Index i) {
-      const Index row = i / pieces, first = i % pieces * piece, cells = std::min(piece, s.x - first);
-      const Index iy = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
-      const float* in = x->value.cell(b, t, iy, first);
-      const float* dy = node.grad.cell(b, t, iy, first);
-      float* out = dx.cell(b, t, iy, first);
-      float *dg = partial.data() + i * 2 * s.c, *db = dg + s.c;
-      if (activation == Activation::gelu)
-        pull_row<Activation::gelu>(in, dy, cells, s.c, gv, ov, out, dg, db);
-      else
-        pull_row<Activation::none>(in, dy, cells, s.c, gv, ov, out, dg, db);
-    });
-    const auto channels = static_cast<std::size_t>(s.c);
-    for (Index i = 0; i < count; ++i) {
-      const auto sums = std::span<const float>(partial).subspan(static_cast<std::size_t>(i) * 2 * channels);
-      add_gradient(gain, sums.first(channels));
-      add_gradient(bias, sums.subspan(channels, channels));
-    }
+    Tensor dx(s, x->grad_margin, x->value.device());
+    pull_normalise(activation, x->value, node.grad, gain, bias, piece, dx);
     accumulate(*x, std::move(dx));
   };
   return tape.record(std::move(y), {"layer_norm", s.c}, pull, {}, {&gain, &bias});

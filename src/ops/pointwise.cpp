@@ -3,6 +3,8 @@
 #include <cassert>
 #include <vector>
 
+#include "kernels.hpp"
+#include "pluvia/core/device_array.hpp"
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/random.hpp"
@@ -11,28 +13,84 @@ namespace pluvia {
 
 namespace {
 
+bool on_gpu(const Tensor& t) {
+  return t.device() == Device::gpu;
+}
+
 /// Calls f(b, t, y) for every row of cells.
 template <class F> void for_rows(const Shape& s, F&& f) {
   parallel_for(s.b * s.t * s.y, [&](Index row) { f(row / s.y / s.t, row / s.y % s.t, row % s.y); });
+}
+
+void gelu_of(const Tensor& x, Tensor& y) {
+  if (on_gpu(x)) return kernels::gelu(x.view(), y.view());
+  for_rows(x.shape(), [&](Index b, Index t, Index iy) {
+    const float* in = x.cell(b, t, iy, 0);
+    float* out = y.cell(b, t, iy, 0);
+    for (Index i = 0; i < x.shape().x * x.shape().c; ++i) out[i] = gelu(in[i]);
+  });
+}
+
+void gelu_gradient(const Tensor& x, const Tensor& dy, Tensor& dx) {
+  if (on_gpu(x)) return kernels::gelu_gradient(x.view(), dy.view(), dx.view());
+  for_rows(x.shape(), [&](Index b, Index t, Index iy) {
+    const float *in = x.cell(b, t, iy, 0), *d = dy.cell(b, t, iy, 0);
+    float* out = dx.cell(b, t, iy, 0);
+    for (Index i = 0; i < x.shape().x * x.shape().c; ++i) out[i] = d[i] * gelu_slope(in[i]);
+  });
+}
+
+void scale_channels(const Tensor& x, const std::vector<float>& scale, Tensor& y) {
+  if (on_gpu(x)) {
+    const DeviceArray<float> there(scale);
+    return kernels::scale_channels(x.view(), there.data(), y.view());
+  }
+  const Shape& s = x.shape();
+  for_rows(s, [&](Index b, Index t, Index iy) {
+    const float* in = x.cell(b, t, iy, 0);
+    float* out = y.cell(b, t, iy, 0);
+    for (Index ix = 0; ix < s.x; ++ix)
+      for (Index c = 0; c < s.c; ++c)
+        out[ix * s.c + c] = in[ix * s.c + c] * scale[static_cast<std::size_t>(c)];
+  });
+}
+
+void blend_of(const Tensor& g, const Tensor& a, const Tensor& b, Tensor& y) {
+  if (on_gpu(g)) return kernels::blend(g.view(), a.view(), b.view(), y.view());
+  for_rows(g.shape(), [&](Index ib, Index t, Index iy) {
+    const float *gv = g.cell(ib, t, iy, 0), *av = a.cell(ib, t, iy, 0), *bv = b.cell(ib, t, iy, 0);
+    float* out = y.cell(ib, t, iy, 0);
+    for (Index i = 0; i < g.shape().x * g.shape().c; ++i)
+      out[i] = std::fma(sigmoid(gv[i]), av[i] - bv[i], bv[i]);
+  });
+}
+
+void blend_gradients(const Tensor& g, const Tensor& a, const Tensor& b, const Tensor& dy, Tensor& dg,
+                     Tensor& da, Tensor& db) {
+  if (on_gpu(g))
+    return kernels::blend_gradients(g.view(), a.view(), b.view(), dy.view(), dg.view(), da.view(), db.view());
+  for_rows(g.shape(), [&](Index ib, Index t, Index iy) {
+    const float *gv = g.cell(ib, t, iy, 0), *av = a.cell(ib, t, iy, 0), *bv = b.cell(ib, t, iy, 0),
+                *d = dy.cell(ib, t, iy, 0);
+    float *og = dg.cell(ib, t, iy, 0), *oa = da.cell(ib, t, iy, 0), *ob = db.cell(ib, t, iy, 0);
+    for (Index i = 0; i < g.shape().x * g.shape().c; ++i) {
+      const float share = sigmoid(gv[i]);
+      oa[i] = d[i] * share;
+      ob[i] = d[i] - oa[i];
+      og[i] = d[i] * (av[i] - bv[i]) * share * (1.0F - share);
+    }
+  });
 }
 
 } // namespace
 
 Var gelu(Tape& tape, const Var& x, Margin out_margin) {
   const Shape s = x->value.shape();
-  Tensor y(s, out_margin);
-  for_rows(s, [&](Index b, Index t, Index iy) {
-    const float* in = x->value.cell(b, t, iy, 0);
-    float* out = y.cell(b, t, iy, 0);
-    for (Index i = 0; i < s.x * s.c; ++i) out[i] = gelu(in[i]);
-  });
+  Tensor y(s, out_margin, x->value.device());
+  gelu_of(x->value, y);
   return tape.record(std::move(y), {"gelu", s.c}, [x, s](Node& node) {
-    Tensor dx(s, x->grad_margin);
-    for_rows(s, [&](Index b, Index t, Index iy) {
-      const float *in = x->value.cell(b, t, iy, 0), *dy = node.grad.cell(b, t, iy, 0);
-      float* out = dx.cell(b, t, iy, 0);
-      for (Index i = 0; i < s.x * s.c; ++i) out[i] = dy[i] * gelu_slope(in[i]);
-    });
+    Tensor dx(s, x->grad_margin, x->value.device());
+    gelu_gradient(x->value, node.grad, dx);
     accumulate(*x, std::move(dx));
   });
 }
@@ -46,20 +104,11 @@ Var drop_channels(Tape& tape, const Var& x, const Dropout& dropout, std::uint64_
                                    layer << 32 | static_cast<std::uint64_t>(c), dropout.sample) < dropout.rate
                         ? 0.0F
                         : static_cast<float>(1 / (1 - dropout.rate)));
-  const auto scaled = [s, scale](const Tensor& from, Tensor& to) {
-    for_rows(s, [&](Index b, Index t, Index iy) {
-      const float* in = from.cell(b, t, iy, 0);
-      float* out = to.cell(b, t, iy, 0);
-      for (Index ix = 0; ix < s.x; ++ix)
-        for (Index c = 0; c < s.c; ++c)
-          out[ix * s.c + c] = in[ix * s.c + c] * scale[static_cast<std::size_t>(c)];
-    });
-  };
-  Tensor y(s);
-  scaled(x->value, y);
-  return tape.record(std::move(y), {"drop channels", s.c}, [x, s, scaled](Node& node) {
-    Tensor dx(s, x->grad_margin);
-    scaled(node.grad, dx);
+  Tensor y(s, {}, x->value.device());
+  scale_channels(x->value, scale, y);
+  return tape.record(std::move(y), {"drop channels", s.c}, [x, s, scale](Node& node) {
+    Tensor dx(s, x->grad_margin, x->value.device());
+    scale_channels(node.grad, scale, dx);
     accumulate(*x, std::move(dx));
   });
 }
@@ -67,26 +116,12 @@ Var drop_channels(Tape& tape, const Var& x, const Dropout& dropout, std::uint64_
 Var blend(Tape& tape, const Var& g, const Var& a, const Var& b) {
   const Shape s = g->value.shape();
   assert(a->value.shape() == s && b->value.shape() == s);
-  Tensor y(s);
-  for_rows(s, [&](Index ib, Index t, Index iy) {
-    const float *gv = g->value.cell(ib, t, iy, 0), *av = a->value.cell(ib, t, iy, 0);
-    const float* bv = b->value.cell(ib, t, iy, 0);
-    float* out = y.cell(ib, t, iy, 0);
-    for (Index i = 0; i < s.x * s.c; ++i) out[i] = std::fma(sigmoid(gv[i]), av[i] - bv[i], bv[i]);
-  });
+  Tensor y(s, {}, g->value.device());
+  blend_of(g->value, a->value, b->value, y);
   return tape.record(std::move(y), {"blend", s.c}, [g, a, b, s](Node& node) {
-    Tensor dg(s, g->grad_margin), da(s, a->grad_margin), db(s, b->grad_margin);
-    for_rows(s, [&](Index ib, Index t, Index iy) {
-      const float *gv = g->value.cell(ib, t, iy, 0), *av = a->value.cell(ib, t, iy, 0);
-      const float *bv = b->value.cell(ib, t, iy, 0), *dy = node.grad.cell(ib, t, iy, 0);
-      float *og = dg.cell(ib, t, iy, 0), *oa = da.cell(ib, t, iy, 0), *ob = db.cell(ib, t, iy, 0);
-      for (Index i = 0; i < s.x * s.c; ++i) {
-        const float share = sigmoid(gv[i]);
-        oa[i] = dy[i] * share;
-        ob[i] = dy[i] - oa[i];
-        og[i] = dy[i] * (av[i] - bv[i]) * share * (1.0F - share);
-      }
-    });
+    const Device device = g->value.device();
+    Tensor dg(s, g->grad_margin, device), da(s, a->grad_margin, device), db(s, b->grad_margin, device);
+    blend_gradients(g->value, a->value, b->value, node.grad, dg, da, db);
     accumulate(*g, std::move(dg));
     accumulate(*a, std::move(da));
     accumulate(*b, std::move(db));

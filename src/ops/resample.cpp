@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstring>
 
+#include "kernels.hpp"
 #include "pluvia/core/parallel_for.hpp"
 
 namespace pluvia {
@@ -15,6 +16,7 @@ std::size_t bytes(Index values) {
 }
 
 void gather(const Tensor& fine, Tensor& coarse) {
+  if (fine.device() == Device::gpu) return kernels::merge(fine.view(), coarse.view());
   const Shape &f = fine.shape(), &s = coarse.shape();
   parallel_for(s.b * s.t * s.y, [&](Index row) {
     const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
@@ -29,6 +31,8 @@ void gather(const Tensor& fine, Tensor& coarse) {
 }
 
 void scatter(const Tensor& coarse, const Tensor* addend, Tensor& fine) {
+  if (coarse.device() == Device::gpu)
+    return kernels::unmerge(coarse.view(), addend ? addend->view() : ConstView{}, fine.view());
   const Shape& f = fine.shape();
   parallel_for(f.b * f.t * f.y, [&](Index row) {
     const Index y = row % f.y, t = row / f.y % f.t, b = row / f.y / f.t;
@@ -47,11 +51,11 @@ void scatter(const Tensor& coarse, const Tensor* addend, Tensor& fine) {
 Var merge(Tape& tape, const Var& x) {
   const Shape f = x->value.shape();
   const Shape s{f.b, f.t, (f.y + 1) / 2, (f.x + 1) / 2, 4 * f.c};
-  Tensor y(s);
+  Tensor y(s, {}, x->value.device());
   gather(x->value, y);
   return tape.record(std::move(y), {"merge", f.c}, [x, f](Node& node) {
     if (!x->needs_grad) return;
-    Tensor dx(f, x->grad_margin);
+    Tensor dx(f, x->grad_margin, x->value.device());
     scatter(node.grad, nullptr, dx);
     accumulate(*x, std::move(dx));
   });
@@ -60,10 +64,10 @@ Var merge(Tape& tape, const Var& x) {
 Var unmerge(Tape& tape, const Var& x, Index height, Index width, const Var& addend) {
   const Shape s = x->value.shape();
   assert(s.y == (height + 1) / 2 && s.x == (width + 1) / 2);
-  Tensor y({s.b, s.t, height, width, s.c / 4});
+  Tensor y({s.b, s.t, height, width, s.c / 4}, {}, x->value.device());
   scatter(x->value, addend ? &addend->value : nullptr, y);
   return tape.record(std::move(y), {"unmerge", s.c}, [x, s, addend](Node& node) {
-    Tensor dx(s, x->grad_margin);
+    Tensor dx(s, x->grad_margin, x->value.device());
     gather(node.grad, dx);
     accumulate(*x, std::move(dx));
     if (addend) pass_gradient(node, *addend);

@@ -99,6 +99,12 @@ Decomposition::Decomposition(const Communicator& comm, Partition partition)
   assert(comm.size() == partition_.ranks());
 }
 
+bool Decomposition::link_accelerators() {
+  if (!DeviceLink::possible(comm_)) return false;
+  link_ = std::make_unique<DeviceLink>(comm_);
+  return true;
+}
+
 template <class Make> const HaloPlan& Decomposition::cached(const Key& key, Make&& make) {
   auto found = plans_.find(key);
   if (found == plans_.end()) found = plans_.emplace(key, make()).first;

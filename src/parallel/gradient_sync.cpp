@@ -9,12 +9,23 @@ namespace pluvia {
 
 namespace {
 
-/// What is summed over ranks.
-template <class T> std::span<T> values_of(Parameter& p) {
+// What is summed over ranks.
+template <class T> std::size_t size_of(Parameter& p) {
+  return std::is_same_v<T, float> ? p.grad.storage().size() : p.sums.limbs().size();
+}
+template <class T> void append(Parameter& p, std::vector<T>& share) {
+  if constexpr (std::is_same_v<T, float>) {
+    const std::vector<float> values = values_of(p.grad);
+    share.insert(share.end(), values.begin(), values.end());
+  } else {
+    share.insert(share.end(), p.sums.limbs().begin(), p.sums.limbs().end());
+  }
+}
+template <class T> void take(Parameter& p, std::span<const T> all) {
   if constexpr (std::is_same_v<T, float>)
-    return p.grad.storage();
+    set_values(p.grad, all);
   else
-    return p.sums.limbs();
+    std::ranges::copy(all, p.sums.limbs().begin());
 }
 
 } // namespace
@@ -47,13 +58,12 @@ GradientSync::~GradientSync() {
 template <class T> void GradientSync::start_next(PendingSums<T>& sums) {
   const Bucket bucket = buckets_[started_++];
   std::size_t size = 0;
-  for (std::size_t i = bucket.from; i < bucket.to; ++i) size += values_of<T>(*parameters_[i]).size();
+  for (std::size_t i = bucket.from; i < bucket.to; ++i) size += size_of<T>(*parameters_[i]);
   std::vector<T> share;
   share.reserve(size);
   for (std::size_t i = bucket.from; i < bucket.to; ++i) {
     if (exact_) parameters_[i]->sums.carry();
-    const auto values = values_of<T>(*parameters_[i]);
-    share.insert(share.end(), values.begin(), values.end());
+    append(*parameters_[i], share);
   }
   sums.start(std::move(share));
 }
@@ -61,11 +71,11 @@ template <class T> void GradientSync::start_next(PendingSums<T>& sums) {
 template <class T> void GradientSync::unpack(PendingSums<T>& sums) {
   const auto all = sums.finish();
   for (std::size_t b = 0; b < all.size(); ++b) {
-    auto from = all[b].begin();
+    std::span<const T> rest(all[b]);
     for (std::size_t i = buckets_[b].from; i < buckets_[b].to; ++i) {
-      const auto values = values_of<T>(*parameters_[i]);
-      std::copy_n(from, values.size(), values.begin());
-      from += static_cast<std::ptrdiff_t>(values.size());
+      const std::size_t size = size_of<T>(*parameters_[i]);
+      take(*parameters_[i], rest.first(size));
+      rest = rest.subspan(size);
     }
   }
 }

@@ -13,16 +13,16 @@ namespace pluvia {
 namespace {
 
 /// Takes the state of a strip from the part before, works on it and passes it on.
-template <class Work> void relay(Relay& line, const Shape& hidden, Index rows, Work&& work) {
-  CellState state = zero_state(hidden, rows);
-  const auto half = static_cast<std::ptrdiff_t>(state.hidden.storage().size());
-  std::vector<float> message(static_cast<std::size_t>(2 * half));
+template <class Work> void relay(Relay& line, const Shape& hidden, Index rows, Device device, Work&& work) {
+  CellState state = zero_state(hidden, rows, device);
+  const std::size_t half = state.hidden.storage().size();
+  std::vector<float> message(2 * half);
   line.take(message);
-  std::copy_n(message.begin(), half, state.hidden.storage().begin());
-  std::copy_n(message.begin() + half, half, state.memory.storage().begin());
+  set_values(state.hidden, std::span(message).first(half));
+  set_values(state.memory, std::span(message).subspan(half));
   work(state);
-  std::ranges::copy(state.hidden.storage(), message.begin());
-  std::ranges::copy(state.memory.storage(), message.begin() + half);
+  std::ranges::copy(values_of(state.hidden), message.begin());
+  std::ranges::copy(values_of(state.memory), message.begin() + static_cast<std::ptrdiff_t>(half));
   line.pass(std::move(message));
 }
 
@@ -40,23 +40,24 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
   s.c /= 4;
   // The matrix unit sums 32 values at once, as in linear().
   const Precision precision = s.c < 32 ? Precision::f32 : tape.precision();
-  Tensor hidden(s);
+  const Device device = z->value.device();
+  Tensor hidden(s, {}, device);
   std::shared_ptr<RecurrenceRecord> record;
-  if (tape.recording()) record = std::make_shared<RecurrenceRecord>(make_recurrence_record(s));
+  if (tape.recording()) record = std::make_shared<RecurrenceRecord>(make_recurrence_record(s, device));
   const std::vector<Span> strips = recurrence_strips(s.y, tiles.partition().time.parts());
   {
     Relay line(tiles.time(), Relay::Direction::up, tiles.halo_cost());
     for (const Span rows : strips)
-      relay(line, s, rows.size(), [&](CellState& state) {
+      relay(line, s, rows.size(), device, [&](CellState& state) {
         recur(precision, z->value, weight.value, rows, state, record.get(), hidden);
       });
   }
-  const auto pull = [&tape, &tiles, precision, z, s, strips, record, &weight](Node& node) {
-    Tensor dz(z->value.shape(), z->grad_margin);
+  const auto pull = [&tape, &tiles, precision, z, s, strips, record, &weight, device](Node& node) {
+    Tensor dz(z->value.shape(), z->grad_margin, device);
     {
       Relay line(tiles.time(), Relay::Direction::down, tiles.halo_cost());
       for (const Span rows : strips)
-        relay(line, s, rows.size(), [&](CellState& state) {
+        relay(line, s, rows.size(), device, [&](CellState& state) {
           recur_gradients(precision, node.grad, weight.value, rows, *record, state, dz);
         });
     }

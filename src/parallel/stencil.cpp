@@ -21,6 +21,12 @@ bool at_home(const Decomposition& tiles, const AttentionWindow& window) {
   return stays_home(tiles.partition().time, window);
 }
 
+void show(const AttentionView& view, const Tensor& q, const Tensor& k, const AttentionWindow& window,
+          TileOrigin origin) {
+  if (k.device() == Device::host) return view(q, k, window, origin);
+  view(q.to(Device::host), k.to(Device::host), window, origin);
+}
+
 } // namespace
 
 Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter& weight, Parameter& bias,
@@ -29,7 +35,7 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   Shape s = x->value.shape();
   s.c = weight.value.shape().c;
   tiles.exchange(tiles.stencil_halo(level, stencil), {&x->value}).finish();
-  Tensor y(s);
+  Tensor y(s, {}, x->value.device());
   const Precision precision = tape.precision();
   convolution(precision, x->value, weight.value, stencil, bias.value.cell(0, 0, 0, 0),
               residual ? &residual->value : nullptr, y);
@@ -81,23 +87,25 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
   Shape per_head = s;
   per_head.c = s.c / head_channels;
   const Margin margin = query_margin(tiles, level, window);
-  Tensor o(s);
-  auto log_sum = std::make_shared<Tensor>(per_head, margin);
+  const Device device = k->value.device();
+  Tensor o(s, {}, device);
+  auto log_sum = std::make_shared<Tensor>(per_head, margin, device);
   attend(q->value, k->value, v->value, window, origin, o, *log_sum);
-  if (view) view(q->value, k->value, window, origin);
+  if (view) show(view, q->value, k->value, window, origin);
 
   const auto pull = [&tiles, level, blocks = tape.blocks(), q, k, v, window, origin, home, shared,
                      log_sum](Node& node) {
-    Tensor delta(log_sum->shape(), log_sum->margin());
+    const Device device = k->value.device();
+    Tensor delta(log_sum->shape(), log_sum->margin(), device);
     attend_delta(node.grad, node.value, delta);
     if (!home) {
       std::vector<Tensor*> haloed{&node.grad, log_sum.get(), &delta};
       if (!shared) haloed.push_back(&q->value);
       tiles.exchange(tiles.query_halo(level, window), haloed).finish();
     }
-    Tensor dk(k->value.shape(), k->grad_margin), dv(v->value.shape(), v->grad_margin);
+    Tensor dk(k->value.shape(), k->grad_margin, device), dv(v->value.shape(), v->grad_margin, device);
     Tensor dq;
-    if (q->needs_grad) dq = Tensor(q->value.shape(), q->grad_margin);
+    if (q->needs_grad) dq = Tensor(q->value.shape(), q->grad_margin, device);
     OrderFreeSums sums(blocks && shared && q->needs_grad ? dq.storage().size() : 0);
     attend_gradients(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin,
                      q->needs_grad ? &dq : nullptr, dk, dv, sums.empty() ? nullptr : &sums);

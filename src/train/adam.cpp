@@ -4,7 +4,9 @@
 #include <cmath>
 #include <numbers>
 #include <numeric>
+#include <utility>
 
+#include "adam_step.hpp"
 #include "pluvia/core/parallel_for.hpp"
 
 namespace pluvia {
@@ -12,9 +14,9 @@ namespace pluvia {
 Adam make_adam(const std::vector<Parameter*>& parameters) {
   Adam adam;
   for (const Parameter* p : parameters) {
-    const auto values = p->value.storage();
-    adam.states.push_back({std::vector<float>(values.size(), 0.0F), std::vector<float>(values.size(), 0.0F),
-                           std::vector<float>(values.begin(), values.end())});
+    const Tensor& v = p->value;
+    adam.states.push_back(
+        {Tensor::zeros(v.shape(), {}, v.device()), Tensor::zeros(v.shape(), {}, v.device()), v.clone()});
   }
   return adam;
 }
@@ -25,8 +27,7 @@ namespace {
 struct Piece {
   std::size_t parameter, from, to;
 };
-template <class P> std::vector<Piece> cut(const std::vector<P*>& parameters) {
-  constexpr std::size_t most = 16384;
+template <class P> std::vector<Piece> cut(const std::vector<P*>& parameters, std::size_t most = 16384) {
   std::vector<Piece> out;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const std::size_t size = parameters[i]->value.storage().size();
@@ -36,56 +37,66 @@ template <class P> std::vector<Piece> cut(const std::vector<P*>& parameters) {
   return out;
 }
 
+template <class P> bool on_gpu(const std::vector<P*>& parameters) {
+  return !parameters.empty() && parameters.front()->value.device() == Device::gpu;
+}
+constexpr std::size_t gpu_piece = 1024;
+
 } // namespace
 
 double gradient_norm(const std::vector<Parameter*>& parameters) {
   std::vector<const Parameter*> ordered(parameters.begin(), parameters.end());
   std::ranges::sort(ordered, {}, &Parameter::name);
-  const std::vector<Piece> pieces = cut(ordered);
-  std::vector<double> squares(pieces.size(), 0.0);
-  parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-    const Piece& piece = pieces[static_cast<std::size_t>(i)];
-    double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
-    std::size_t lane = 0;
-    for (float g : ordered[piece.parameter]->grad.storage().subspan(piece.from, piece.to - piece.from))
-      lanes[lane++ % 8] += static_cast<double>(g) * g;
-    for (double s : lanes) squares[static_cast<std::size_t>(i)] += s;
-  });
+  std::vector<double> squares;
+  if (on_gpu(ordered)) {
+    std::vector<kernels::AdamPiece> pieces;
+    for (const Piece& piece : cut(ordered, gpu_piece))
+      pieces.push_back({.grad = ordered[piece.parameter]->grad.storage().data() + piece.from,
+                        .size = static_cast<Index>(piece.to - piece.from)});
+    squares = kernels::squares(pieces);
+  } else {
+    const std::vector<Piece> pieces = cut(ordered);
+    squares.assign(pieces.size(), 0.0);
+    parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
+      const Piece& piece = pieces[static_cast<std::size_t>(i)];
+      double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
+      std::size_t lane = 0;
+      for (float g : ordered[piece.parameter]->grad.storage().subspan(piece.from, piece.to - piece.from))
+        lanes[lane++ % 8] += static_cast<double>(g) * g;
+      for (double s : lanes) squares[static_cast<std::size_t>(i)] += s;
+    });
+  }
   return std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
 }
 
 void update(Adam& adam, const std::vector<Parameter*>& parameters, double learning_rate, double weight_decay,
             double gradient_scale) {
   constexpr double beta1 = 0.9, beta2 = 0.98;
-  constexpr float epsilon = 1e-9F;
   const auto t = static_cast<double>(++adam.step);
-  const auto rate =
-      static_cast<float>(learning_rate * std::sqrt(1 - std::pow(beta2, t)) / (1 - std::pow(beta1, t)));
-  const auto scale = static_cast<float>(gradient_scale);
-  const auto average_decay = static_cast<float>(std::min(0.999, (1 + t) / (10 + t)));
-  const std::vector<Piece> pieces = cut(parameters);
-  parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-    const Piece& piece = pieces[static_cast<std::size_t>(i)];
+  const kernels::AdamRates rates{
+      static_cast<float>(learning_rate * std::sqrt(1 - std::pow(beta2, t)) / (1 - std::pow(beta1, t))),
+      static_cast<float>(gradient_scale), static_cast<float>(std::min(0.999, (1 + t) / (10 + t))), 1e-9F};
+  const bool there = on_gpu(parameters);
+  std::vector<kernels::AdamPiece> pieces;
+  for (const Piece& piece : there ? cut(parameters, gpu_piece) : cut(parameters)) {
     Parameter& p = *parameters[piece.parameter];
     Adam::State& state = adam.states[piece.parameter];
-    const float shrink =
-        p.decay == Parameter::Decay::yes ? static_cast<float>(learning_rate * weight_decay) : 0.0F;
-    const auto value = p.value.storage();
-    const auto grad = p.grad.storage();
-    for (std::size_t n = piece.from; n < piece.to; ++n) {
-      const float g = scale * grad[n];
-      state.first[n] = std::fma(0.9F, state.first[n], 0.1F * g);
-      state.second[n] = std::fma(0.98F, state.second[n], 0.02F * g * g);
-      value[n] -= shrink * value[n] + rate * state.first[n] / (std::sqrt(state.second[n]) + epsilon);
-      state.average[n] = std::fma(average_decay, state.average[n] - value[n], value[n]);
-    }
+    pieces.push_back(
+        {p.grad.storage().data() + piece.from, p.value.storage().data() + piece.from,
+         state.first.storage().data() + piece.from, state.second.storage().data() + piece.from,
+         state.average.storage().data() + piece.from, static_cast<Index>(piece.to - piece.from),
+         p.decay == Parameter::Decay::yes ? static_cast<float>(learning_rate * weight_decay) : 0.0F});
+  }
+  if (there) return kernels::update(pieces, rates);
+  parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
+    const kernels::AdamPiece p = pieces[static_cast<std::size_t>(i)];
+    for (Index n = 0; n < p.size; ++n)
+      adam_step(p.grad[n], p.shrink, rates, p.value[n], p.first[n], p.second[n], p.average[n]);
   });
 }
 
 void swap_average(Adam& adam, const std::vector<Parameter*>& parameters) {
-  for (std::size_t i = 0; i < parameters.size(); ++i)
-    std::swap_ranges(adam.states[i].average.begin(), adam.states[i].average.end(),
-                     parameters[i]->value.storage().begin());
+  for (std::size_t i = 0; i < parameters.size(); ++i) std::swap(adam.states[i].average, parameters[i]->value);
 }
 
 double learning_rate_at(std::int64_t step, double peak, std::int64_t warmup, std::int64_t steps) {

@@ -9,16 +9,23 @@
 
 namespace pluvia {
 
-Precision agree_precision(const Communicator& comm, const std::string& wanted) {
+Precision agree_precision(const Communicator& comm, const std::string& wanted, Device device) {
   if (wanted == "f32") return Precision::f32;
-  std::int64_t everywhere = has_native_bf16() ? 1 : 0;
-  comm.all_reduce(std::span(&everywhere, 1), Reduce::min);
-  if (everywhere == 1) return Precision::bf16;
+  if (device == Device::gpu) // a pretend one multiplies bf16 as it does f32
+    return wanted == "bf16" || accelerator::kind() == accelerator::Kind::cuda ? Precision::bf16 : Precision::f32;
+  std::int64_t least = static_cast<std::int64_t>(bf16_unit()), most = least;
+  comm.all_reduce(std::span(&least, 1), Reduce::min);
+  comm.all_reduce(std::span(&most, 1), Reduce::max);
+  const bool everywhere = least != static_cast<std::int64_t>(Bf16Unit::none);
+  if (everywhere && least == most) return Precision::bf16;
   if (wanted == "bf16")
     fail(ExitCode::usage, "train.precision is bf16",
-         "a processor of this run does not multiply matrices of bf16 (AMX), or the program was built for "
-         "others",
-         "Use train.precision=auto, or build with -DPLUVIA_ARCH=native on such a machine.");
+         everywhere ? "some processors of this run multiply it as matrices (AMX), others as vectors "
+                      "(AVX512_BF16), with other bits"
+                    : "a processor of this run does not multiply bf16 (AVX512_BF16 or AMX), or the program "
+                      "was built for others",
+         everywhere ? "Use train.precision=auto, or processors of one kind."
+                    : "Use train.precision=auto, or build with -DPLUVIA_ARCH=native on such a machine.");
   return Precision::f32;
 }
 

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "pluvia/comm/devices.hpp"
 #include "pluvia/comm/process_grid.hpp"
 #include "pluvia/comm/reduce_sums.hpp"
 #include "pluvia/comm/stop_signals.hpp"
@@ -63,6 +64,14 @@ ProcessGrid share_out(const Communicator& world, const Settings& settings) {
   return make_process_grid(world, static_cast<int>(replicas), static_cast<int>(stages));
 }
 
+Device device_for_training(const Communicator& world, const Settings& settings) {
+  const Device device = take_device(world, settings.parallel.device);
+  if (device == Device::gpu && settings.train.exact)
+    fail(ExitCode::usage, "train.exact is not for GPUs", "their sums of gradients depend on the process grid",
+         "Use parallel.device=cpu, or leave train.exact out.");
+  return device;
+}
+
 /// A sample ready for the network.
 struct Sample {
   std::size_t number; ///< in its batch
@@ -78,15 +87,18 @@ public:
       : world_(world), settings_(settings), log_(log), rule_(make_sample_rule(settings)),
         recent_(recent_weather_rule(settings)), train_(spans_to_train_on(settings.data)),
         validate_(spans_to_validate_on(settings.data)), index_(index_archive(world, settings.data.archive)),
-        precision_(agree_precision(world, settings.train.precision)), grid_(share_out(world, settings)),
+        device_(device_for_training(world, settings)),
+        precision_(agree_precision(world, settings.train.precision, device_)),
+        grid_(share_out(world, settings)),
         tiles_(grid_.tiles, layout(settings, index_.grid, grid_.tiles.size(), whole_blocks(settings))),
-        network_(make_network(settings)),
+        network_(make_network(settings, device_)),
         pipeline_(network_, ports_of(settings), tiles_, grid_.stages,
                   cut_stages(settings.model, ports_of(settings), tiles_.tiling(), grid_.stages.size())),
         parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
         sampler_(index_, rule_, tiles_.tile(0),
                  reader_cache_bytes(settings, settings.model.base == "regression")) {
     if (settings.train.exact) network_.parameters().sum_in_blocks();
+    if (device_ == Device::gpu) tiles_.link_accelerators();
   }
 
   TrainOutcome run();
@@ -161,6 +173,7 @@ private:
   RecentWeatherRule recent_;
   std::vector<TimeSpan> train_, validate_;
   ArchiveIndex index_;
+  Device device_;
   Precision precision_; ///< of training steps; validation and calibration are in f32, as forecasts are
   ProcessGrid grid_;
   Decomposition tiles_;
@@ -398,8 +411,7 @@ Training::Validation Training::validate() {
 
 /// Fits the calibration of the best weights on every validation forecast.
 void Training::calibrate_best() {
-  for (std::size_t i = 0; i < parameters_.size(); ++i)
-    std::ranges::copy(best_[i], parameters_[i]->value.storage().begin());
+  for (std::size_t i = 0; i < parameters_.size(); ++i) set_values(parameters_[i]->value, best_[i]);
   const int leads = static_cast<int>(rule_.leads.size()), thresholds = rule_.classes() - 1;
   const Rect tile = tiles_.tile(0);
   const std::vector<float> area = cell_areas();
@@ -467,9 +479,9 @@ Checkpoint Training::snapshot(std::int64_t step) const {
   store_parameters(parameters_, "weights", c);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const auto& extents = c.arrays["weights/" + parameters_[i]->name].extents;
-    c.arrays["average/" + parameters_[i]->name] = {extents, adam_.states[i].average};
-    c.arrays["adam_first/" + parameters_[i]->name] = {extents, adam_.states[i].first};
-    c.arrays["adam_second/" + parameters_[i]->name] = {extents, adam_.states[i].second};
+    c.arrays["average/" + parameters_[i]->name] = {extents, values_of(adam_.states[i].average)};
+    c.arrays["adam_first/" + parameters_[i]->name] = {extents, values_of(adam_.states[i].first)};
+    c.arrays["adam_second/" + parameters_[i]->name] = {extents, values_of(adam_.states[i].second)};
     if (!best_.empty()) c.arrays["best/" + parameters_[i]->name] = {extents, best_[i]};
   }
   c.fields["climatology"] = to_field(hourly_);
@@ -504,7 +516,7 @@ void Training::restore(const Checkpoint& c, const std::string& path) {
       if (found == c.arrays.end())
         fail(ExitCode::data, path + " cannot be trained on", "it has no optimiser state",
              "Name a checkpoint_NNNNNNNN.h5.");
-      *values = found->second.values;
+      set_values(*values, found->second.values);
     }
     if (const auto found = c.arrays.find("best/" + name); found != c.arrays.end())
       best_.push_back(found->second.values);
@@ -544,12 +556,12 @@ TrainOutcome Training::run() {
     if (world_.rank() == 0) write_whole(folder.configuration(), resolved_yaml(settings_));
   });
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
-  log_.info(
-      fmt::format("{} parameters, {} training samples, {} validation samples, {}{}, {}{}",
-                  network_.parameters().size(), inits_.size(), validation_inits_.size(),
-                  (grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "") +
-                      (grid_.stages.size() > 1 ? fmt::format("{} stages of ", grid_.stages.size()) : ""),
-                  describe(tiles_.partition()), name_of(precision_), settings_.train.exact ? ", exact" : ""));
+  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{}, {}{}, {}",
+                        network_.parameters().size(), inits_.size(), validation_inits_.size(),
+                        (grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "") +
+                            (grid_.stages.size() > 1 ? fmt::format("{} stages of ", grid_.stages.size()) : ""),
+                        describe(tiles_.partition()), name_of(precision_),
+                        settings_.train.exact ? ", exact" : "", describe_devices(world_, device_)));
   const auto consider = [&](std::int64_t at_step) {
     const Validation v = validate();
     note({{"step", at_step}, {"validation_loss", v.loss}, {"climatology_loss", v.climatology}});
@@ -557,7 +569,7 @@ TrainOutcome Training::run() {
       best_loss_ = v.loss;
       best_step_ = at_step;
       best_.clear();
-      for (const auto& state : adam_.states) best_.push_back(state.average);
+      for (const auto& state : adam_.states) best_.push_back(values_of(state.average));
     }
     return v;
   };

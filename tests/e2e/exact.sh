@@ -33,7 +33,7 @@ for precision in f32 auto; do
   train "$precision" 1 train.precision="$precision" parallel.threads=1
   if [ "$precision" = auto ] && ! grep -q bf16 err; then # f32 once more
     same "f32/$last" "auto/$last"
-    echo "bf16 is not tested: this processor has no matrix unit for it"
+    echo "bf16 is not tested: this processor does not multiply it"
     break
   fi
   turn=0

@@ -1,8 +1,8 @@
 // ranks: 1 2 3 4
-// The operator table: one row per operator of the tape. Every row is run through four proofs: the gradient
+// The operator table: one row per operator of the tape. Every row is run through five proofs: the gradient
 // against finite differences, the adjoint identity <Ax, r> = <x, A'r> (linear operators), n ranks against one
-// rank to the bit (values and input gradients; parameter gradients within rounding), and the same bits on one
-// and two threads.
+// rank to the bit (values and input gradients; parameter gradients within rounding), the same bits on one and
+// two threads, and the accelerator against the processor.
 #include <cmath>
 #include <functional>
 #include <string>
@@ -90,8 +90,8 @@ struct Outcome {
 };
 
 /// Inputs are x0 + step * d with fields x0 and d fixed by global index; r weighs the output.
-Outcome evaluate(const Row& row, Decomposition& tiles, double step, bool backward,
-                 GradientBlocks blocks = {}) {
+Outcome evaluate(const Row& row, Decomposition& tiles, double step, bool backward, GradientBlocks blocks = {},
+                 Device device = Device::host, Precision precision = Precision::f32) {
   Outcome out;
   std::uint64_t stream = 100;
   for (const Field& f : row.inputs) {
@@ -103,7 +103,7 @@ Outcome evaluate(const Row& row, Decomposition& tiles, double step, bool backwar
           element(stream, s, tile, domain, b, t, y, x, c) +
           static_cast<float>(step) * element(stream + 50, s, tile, domain, b, t, y, x, c);
     });
-    out.inputs.push_back(Tape::leaf(std::move(value), true));
+    out.inputs.push_back(Tape::leaf(moved(std::move(value), device), true));
     ++stream;
   }
   for (const Shape& s : row.parameters) {
@@ -115,25 +115,35 @@ Outcome evaluate(const Row& row, Decomposition& tiles, double step, bool backwar
                               0.2 * step * random_normal(stream + 50, RandomPurpose::test, n)));
     }
     if (blocks) p.sums = OrderFreeSums(p.grad.storage().size());
+    p.value = moved(std::move(p.value), device);
+    p.grad = moved(std::move(p.grad), device);
     out.parameters.push_back(std::move(p));
     ++stream;
   }
-  Tape tape(backward ? Tape::Mode::record : Tape::Mode::forget, Precision::f32, Tape::Keep::everything,
-            nullptr, blocks);
+  Tape tape(backward ? Tape::Mode::record : Tape::Mode::forget, precision, Tape::Keep::everything, nullptr,
+            blocks);
   out.output = row.apply(tape, tiles, out.inputs, out.parameters);
   const Shape s = out.output->value.shape();
+  const Tensor output = out.output->value.to(Device::host);
   int level = 0;
   while (tiles.tile(level).height() != s.y || tiles.tile(level).width() != s.x) ++level;
   Tensor r(s, out.output->grad_margin);
   for_elements(s, [&](Index b, Index t, Index y, Index x, Index c) {
     const float weight = element(7, s, tiles.tile(level), tiles.domain(level), b, t, y, x, c);
     r.cell(b, t, y, x)[c] = weight;
-    out.loss += static_cast<double>(weight) * out.output->value.cell(b, t, y, x)[c];
+    out.loss += static_cast<double>(weight) * output.cell(b, t, y, x)[c];
   });
   if (backward) {
-    out.output->grad = std::move(r);
+    out.output->grad = moved(std::move(r), device);
     tape.backward();
   }
+  if (device == Device::host) return out;
+  const auto home = [](Tensor& t) {
+    if (!t.empty()) t = moved(std::move(t), Device::host);
+  };
+  for (const Var& v : out.inputs) home(v->value), home(v->grad);
+  for (Parameter& p : out.parameters) home(p.value), home(p.grad);
+  home(out.output->value);
   return out;
 }
 
@@ -298,8 +308,9 @@ std::vector<Row> table() {
                   {},
                   Row::Kind::linear,
                   [](Tape& t, Decomposition& tiles, const std::vector<Var>& in, std::vector<Parameter>&) {
-                    const Var q = Tape::leaf(random_tensor({1, 2, 32}, tiles, 1)),
-                              k = Tape::leaf(random_tensor({1, 2, 32}, tiles, 2));
+                    const Device device = in[0]->value.device();
+                    const Var q = Tape::leaf(moved(random_tensor({1, 2, 32}, tiles, 1), device)),
+                              k = Tape::leaf(moved(random_tensor({1, 2, 32}, tiles, 2), device));
                     return global_attention(t, tiles, 1, 2, q, k, in[0]);
                   }});
   return rows;
@@ -383,6 +394,40 @@ TEST_P(Operator, SameBitsOnManyRanksAndThreads) {
   for (std::size_t i = 0; i < row.inputs.size(); ++i)
     if (row.inputs[i].where == Field::Where::shared)
       close(many.inputs[i]->grad, single.inputs[i]->grad, "shared queries");
+}
+
+/// The largest difference of two tensors' cells over the largest value of the second.
+double distance(const Tensor& a, const Tensor& b) {
+  double scale = 0, worst = 0;
+  for_elements(a.shape(), [&](Index ib, Index t, Index y, Index x, Index c) {
+    const double of_a = a.cell(ib, t, y, x)[c], of_b = b.cell(ib, t, y, x)[c];
+    scale = std::max(scale, std::abs(of_b));
+    worst = std::isfinite(of_a) ? std::max(worst, std::abs(of_a - of_b)) : INFINITY;
+  });
+  return scale > 0 ? worst / scale : worst;
+}
+
+TEST_P(Operator, OnTheAcceleratorItIsTheSame) {
+  if (accelerator::count() == 0) GTEST_SKIP() << "there is no GPU that CUDA can use";
+  const Row row = table()[std::get<0>(GetParam())];
+  const Communicator world(MPI_COMM_WORLD);
+  Decomposition tiles(world, tiling_for(world, std::get<1>(GetParam())));
+  const Outcome host = evaluate(row, tiles, 0, true);
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    // Messages through the hosts' memory, and then from accelerator to accelerator.
+    if (precision == Precision::bf16) tiles.link_accelerators();
+    const Outcome there = evaluate(row, tiles, 0, true, {}, Device::gpu, precision);
+    // In f32 the very chain of roundings; gradients are summed over cells in another order.
+    const double most = precision == Precision::f32 ? 1e-4 : 2e-2;
+    EXPECT_LE(distance(there.output->value, host.output->value), precision == Precision::f32 ? 0 : most)
+        << row.name << ": values";
+    for (std::size_t i = 0; i < row.inputs.size(); ++i)
+      EXPECT_LE(distance(there.inputs[i]->grad, host.inputs[i]->grad), most)
+          << row.name << ": gradient of input " << i;
+    for (std::size_t i = 0; i < row.parameters.size(); ++i)
+      EXPECT_LE(distance(there.parameters[i].grad, host.parameters[i].grad), most)
+          << row.name << ": gradient of parameter " << i;
+  }
 }
 
 TEST_P(Operator, GradientsInBlocksHaveTheSameBitsOnManyRanksAndThreads) {

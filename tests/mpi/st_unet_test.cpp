@@ -1,9 +1,10 @@
 // ranks: 1 2 3 4 6
 // The whole network: logits of a randomly initialised head are the same bits on every process grid and thread
-// count, for every form of attention; and its gradient is that of finite differences.
+// count and on the accelerator, for every form of attention; and its gradient is that of finite differences.
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -40,8 +41,10 @@ Var field(const Rect& tile, const Rect& domain, Index t, Index c, std::uint64_t 
 
 Var logits(StUnet& net, Tape& tape, Decomposition& tiles) {
   const Rect tile = tiles.tile(0), domain = tiles.domain(0);
-  return net.forward(tape, tiles, field(tile, domain, frames, inputs, 1, net.input_margin()),
-                     field(tile, domain, static_cast<Index>(leads.size()), classes, 2));
+  const Var x = field(tile, domain, frames, inputs, 1, net.input_margin()),
+            base = field(tile, domain, static_cast<Index>(leads.size()), classes, 2);
+  for (const Var& v : {x, base}) v->value = moved(std::move(v->value), net.parameters().device());
+  return net.forward(tape, tiles, x, base);
 }
 
 struct Case {
@@ -68,14 +71,18 @@ TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
   const double n = static_cast<double>(single->value.storage().size());
   EXPECT_GT(squares / n - sum / n * (sum / n), 0.1) << "logits must vary, or equality says nothing";
 
+  std::vector<std::pair<int, Device>> ways{{1, Device::host}, {2, Device::host}};
+  if (accelerator::count() > 0) ways.emplace_back(1, Device::gpu);
   for (int rows = 1; rows <= world.size(); ++rows) {
     const Rect coarsest = one.domain(levels - 1);
     if (world.size() % rows != 0 || rows > coarsest.height() || world.size() / rows > coarsest.width())
       continue;
-    for (int threads : {1, 2}) {
+    for (const auto& [threads, device] : ways) {
       omp_set_num_threads(threads);
       Decomposition tiles(world, Tiling(c.ny, c.nx, levels, rows, world.size() / rows, c.edge));
+      net.parameters().move_to(device);
       const Var many = logits(net, tape, tiles);
+      many->value = moved(std::move(many->value), Device::host);
       const Rect tile = tiles.tile(0);
       const Shape s = many->value.shape();
       std::int64_t different = 0;
@@ -83,7 +90,8 @@ TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
         for (Index y = 0; y < s.y; ++y)
           for (Index i = 0; i < s.x * s.c; ++i)
             different += many->value.cell(0, t, y, 0)[i] != single->value.cell(0, t, y + tile.y0, tile.x0)[i];
-      EXPECT_EQ(different, 0) << rows << " rows, " << threads << " threads";
+      EXPECT_EQ(different, 0) << rows << " rows, " << threads << " threads"
+                              << (device == Device::gpu ? ", on the accelerator" : "");
     }
   }
 }
@@ -127,6 +135,24 @@ TEST(StUnet, GradientMatchesFiniteDifferences) {
   std::size_t number = 0;
   for (Parameter* p : net.parameters().all())
     EXPECT_TRUE(std::ranges::equal(p->grad.storage(), gradients[number++])) << p->name;
+  // On the accelerator the loss is the same, and gradients are within rounding.
+  if (accelerator::count() > 0) {
+    net.parameters().move_to(Device::gpu);
+    net.parameters().zero_gradients();
+    EXPECT_NEAR(loss(Tape::Mode::record), kept, 1e-6 * std::abs(kept));
+    number = 0;
+    for (Parameter* p : net.parameters().all()) {
+      const std::vector<float> there = values_of(p->grad), &here = gradients[number++];
+      double scale = 0, worst = 0;
+      for (std::size_t i = 0; i < here.size(); ++i) {
+        scale = std::max(scale, std::abs(static_cast<double>(here[i])));
+        worst = std::max(worst, std::abs(static_cast<double>(here[i]) - there[i]));
+      }
+      // What a key's bias gives to all scores alike falls out of softmax: its gradient is rounding alone.
+      EXPECT_LE(worst, 1e-4 * scale + 1e-6) << p->name;
+    }
+    net.parameters().move_to(Device::host);
+  }
   const auto shift = [&](double step) {
     std::uint64_t stream = 0;
     for (Parameter* p : net.parameters().all()) {

@@ -1,9 +1,11 @@
 // The convolution in bf16 and its gradients against plain sums in double precision of inputs rounded to bf16.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include "pluvia/core/random.hpp"
 #include "pluvia/ops/conv3d.hpp"
@@ -54,7 +56,7 @@ std::size_t place(const Shape& s, Index b, Index t, Index y, Index x, Index c) {
 }
 
 TEST(Conv3dBf16, AgreesWithPlainSumsOfRoundedValues) {
-  if (!has_native_bf16()) GTEST_SKIP() << "this processor does not multiply matrices of bf16";
+  if (!has_native_bf16()) GTEST_SKIP() << "this processor does not multiply bf16";
   for (const Stencil& k : {causal_stencil(3, 3, 3), causal_stencil(1, 3, 3), Stencil{}})
     for (const Index width : {5, 16, 37})
       for (const Index c_in : {6, 16, 40, 144})
@@ -107,6 +109,49 @@ TEST(Conv3dBf16, AgreesWithPlainSumsOfRoundedValues) {
           });
           expect_near(dx_want, dx, in, 3e-6);
         }
+}
+
+// A cell's output has the same bits wherever a tile begins and ends, and nothing depends on the threads.
+TEST(Conv3dBf16, SameBitsOnTilesAndThreads) {
+  if (!has_native_bf16()) GTEST_SKIP() << "this processor does not multiply bf16";
+  const int threads = omp_get_max_threads();
+  for (const Stencil& k : {causal_stencil(3, 3, 3), causal_stencil(1, 3, 3), Stencil{}})
+    for (const Index c_in : {5, 48})
+      for (const Index c_out : {7, 40}) {
+        SCOPED_TRACE(testing::Message() << k.taps() << " taps, " << c_in << " to " << c_out);
+        const Shape in{1, 3, 5, 45, c_in}, out{1, 3, 5, 45, c_out}, w{k.t, k.y, k.x, c_in, c_out};
+        const Tensor x = random(in, reach(k), 1), weight = random(w, {}, 2), dy = random(out, {}, 3);
+        const auto everything = [&](int n) {
+          omp_set_num_threads(n);
+          Tensor y(out), dw = Tensor::zeros(w), db = Tensor::zeros({1, 1, 1, 1, c_out});
+          convolution(Precision::bf16, x, weight, k, nullptr, nullptr, y);
+          convolution_pull_weight(Precision::bf16, x, dy, k, dw, db.storage().data());
+          std::vector<float> values;
+          for (const Tensor* t : {&y, &dw, &db})
+            values.insert(values.end(), t->storage().begin(), t->storage().end());
+          return values;
+        };
+        const std::vector<float> whole = everything(1);
+        EXPECT_EQ(whole, everything(3));
+        for (const Index first : {0, 1, 17})
+          for (const Index width : {1, 12, 28}) {
+            const Shape part_in{1, 3, 5, width, c_in}, part_out{1, 3, 5, width, c_out};
+            Tensor part(part_in, reach(k)), y(part_out);
+            const Margin m = reach(k);
+            for (Index t = -m.t_lo; t < 3 + m.t_hi; ++t)
+              for (Index row = -m.y_lo; row < 5 + m.y_hi; ++row)
+                std::copy_n(x.cell(0, t, row, first - m.x_lo), (width + m.x_lo + m.x_hi) * c_in,
+                            part.cell(0, t, row, -m.x_lo));
+            convolution(Precision::bf16, part, weight, k, nullptr, nullptr, y);
+            bool same = true;
+            for (Index t = 0; t < 3; ++t)
+              for (Index row = 0; row < 5; ++row)
+                same = same && std::equal(y.cell(0, t, row, 0), y.cell(0, t, row, width),
+                                          whole.begin() + ((t * 5 + row) * 45 + first) * c_out);
+            EXPECT_TRUE(same) << width << " cells from " << first;
+          }
+      }
+  omp_set_num_threads(threads);
 }
 
 } // namespace

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Times Pluvia and the same network in PyTorch in one run, by turns, on the same threads.
 
-    tools/reference/side_by_side.py CONFIG [--pluvia build/release/pluvia] [--threads N] [--rounds 5] [-o FILE.json]
+    tools/reference/side_by_side.py CONFIG [--pluvia build/release/pluvia] [--threads N] [--rounds 5] [--cells NY NX]
+                                      [--device cpu|cuda] [--compile] [-o FILE.json]
 
 In each round and precision, pluvia bench runs once (its own warm-up first), then PyTorch times one forward pass and one
 training step at batch 1 and 2, after two that do not count the first time. Seconds are per sample, medians over the
@@ -18,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+CEILING = {"cpu": "oneDNN convolution f32", "cuda": "cuBLAS product f32"}  # as pluvia bench names them
 WORK = {"forward": "forecast", "step": "training step"}  # PyTorch's name and pluvia bench's
 
 
@@ -25,7 +27,9 @@ def bench(args, precision, folder):
     """Seconds of one sample by work, and pluvia bench's own f32 ceiling [FLOP/s]; None without this precision."""
     output = Path(folder, "bench.json")
     run = subprocess.run([args.pluvia, "bench", args.config, f"train.precision={precision}", "bench.rounds=1",
-                          f"parallel.threads={args.threads}", f"bench.output={output}"],
+                          f"parallel.threads={args.threads}", f"bench.output={output}",
+                          f"bench.ny={args.cells[0]}", f"bench.nx={args.cells[1]}",
+                          f"parallel.device={'gpu' if args.device == 'cuda' else 'cpu'}"],
                          capture_output=True, text=True)
     if run.returncode == 2 and "train.precision is bf16" in run.stderr:
         return None
@@ -34,7 +38,7 @@ def bench(args, precision, folder):
     result = json.loads(output.read_text())
     timings = result["timings"]
     return ({work: timings[f"{name} {precision}"]["median_s"] for work, name in WORK.items()},
-            timings["oneDNN convolution f32"]["flop_per_s"], result["flop"])
+            timings[CEILING[args.device]]["flop_per_s"], result["flop"])
 
 
 def main():
@@ -43,12 +47,16 @@ def main():
     parser.add_argument("--pluvia", default=str(HERE.parent.parent / "build/release/pluvia"))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cells", type=int, nargs=2, default=(128, 128), metavar=("NY", "NX"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="PyTorch's side with torch.compile")
     parser.add_argument("-o", "--output", help="all seconds as JSON")
     args = parser.parse_args()
 
     seconds, ceilings, flop = {}, [], None
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(
-            [sys.executable, HERE / "time_steps.py", args.config, "--serve", "--threads", str(args.threads)],
+            [sys.executable, HERE / "time_steps.py", args.config, "--serve", "--threads", str(args.threads),
+             "--device", args.device, "--cells", *map(str, args.cells), *(["--compile"] if args.compile else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
         for _ in range(args.rounds):
             for precision in ("f32", "bf16"):

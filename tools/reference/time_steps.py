@@ -31,6 +31,7 @@ def parse_arguments():
                         help="of the 3-D convolutions")
     parser.add_argument("--inputs", type=int, default=6, help="input channels")
     parser.add_argument("--cells", type=int, nargs=2, default=(128, 128), metavar=("NY", "NX"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="with torch.compile (PyTorch 2 or newer)")
     parser.add_argument("--serve", action="store_true", help="time what is asked for on standard input")
     return parser.parse_args()
@@ -43,6 +44,7 @@ class Bench:
         with open(args.config, encoding="utf-8") as file:
             self.settings = read_settings(file.read())
         layout = torch.channels_last_3d if args.layout == "channels_last" else torch.contiguous_format
+        self.device = args.device
         self.network = StUnet(self.settings, args.inputs, layout)
         self.operations = count(self.network, self.settings, args.inputs, *args.cells)[1]
         self.optimiser = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.98), eps=1e-9)
@@ -67,9 +69,13 @@ class Bench:
     def step(self, x, base, classes, row_weights):
         self.optimiser.zero_grad(set_to_none=True)
         logits = self.network(x, base)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(self.device, enabled=False):
             ordinal_loss(logits.float(), classes, row_weights).backward()
         self.optimiser.step()
+
+    def wait(self):
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def seconds(self, work, precision, batch):
         """Of one repetition for the whole batch; the first of its kind is preceded by two that do not count."""
@@ -77,9 +83,11 @@ class Bench:
         repetitions = 1 if case in self.warm else 3
         self.warm.add(case)
         for _ in range(repetitions):
+            self.wait()
             start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16"):
                 getattr(self, work)(*sample)
+            self.wait()
             end = time.perf_counter()
         return end - start
 
@@ -95,6 +103,8 @@ def serve(bench):
 
 def main(args):
     torch.set_num_threads(args.threads)
+    if args.device == "cuda":
+        torch.set_default_device("cuda")
     bench = Bench(args)
     if args.serve:
         serve(bench)
@@ -107,7 +117,7 @@ def main(args):
                 median = statistics.median(seconds)
                 print(json.dumps({
                     "name": work, "batch": batch, "threads": args.threads, "precision": precision,
-                    "layout": args.layout, "compiled": args.compile, "torch": torch.__version__,
+                    "layout": args.layout, "device": args.device, "compiled": args.compile, "torch": torch.__version__,
                     "seconds_per_sample": {"median": round(median, 4), "min": round(min(seconds), 4),
                                            "max": round(max(seconds), 4)},
                     "gflop_per_second": round(operations / median / 1e9, 1)}), flush=True)

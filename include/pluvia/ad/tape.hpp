@@ -35,6 +35,7 @@ struct Parameter {
 
 /// Adds this rank's share of a parameter's gradient, or of a block's.
 void add_gradient(Parameter& parameter, std::span<const float> d);
+void add_gradient(Parameter& parameter, const Tensor& d);
 
 /// Adds d to the gradient of a node; d must have node.grad_margin and is taken over when it is the first.
 void accumulate(Node& node, Tensor&& d);

@@ -16,6 +16,12 @@ Contender convolution_ceiling(const Communicator& comm, Precision precision);
 /// a = b + s c over arrays far larger than the caches; amount = bytes read and written on all ranks.
 Contender memory_ceiling(const Communicator& comm);
 
+/// A product of square matrices on the accelerator (cuBLAS, 8192 rows, sums in f32), as near to its peak as
+/// libraries come; amount = floating-point operations of one run on all ranks.
+Contender accelerator_product_ceiling(const Communicator& comm, Precision precision);
+/// A copy within the accelerator's memory; amount = bytes read and written on all ranks.
+Contender accelerator_copy_ceiling(const Communicator& comm);
+
 /// Latency and bandwidth between the first two ranks, round trips of 8 bytes and 4 MiB halved.
 struct MessageCeiling {
   double latency_seconds = 0, bytes_per_second = 0;

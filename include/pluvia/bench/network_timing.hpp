@@ -25,7 +25,8 @@ class NetworkTiming {
 public:
   /// ny x nx cells of level 0 over all ranks of each stage of each replica in `comm`, which must outlive it.
   /// Throws a usage Error when the ranks do not fit the grid.
-  NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision, Index ny, Index nx);
+  NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision, Device device,
+                Index ny, Index nx);
 
   /// One sample forward through the whole network on the ranks of each stage, nothing kept.
   void forecast(Profile* profile = nullptr);

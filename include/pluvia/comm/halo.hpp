@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "pluvia/comm/communicator.hpp"
+#include "pluvia/comm/device_link.hpp"
 #include "pluvia/comm/partition.hpp"
+#include "pluvia/core/device_array.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
@@ -46,11 +48,13 @@ struct HaloCost {
 /// Fills the margins of tensors from their owners: construct to start, finish() to complete, and work on the
 /// interior in between. Ghost cells outside the domain, and frames before the first or past the last, are set
 /// to zero. All tensors travel in one message per neighbour. Collective over `comm`: every rank of the
-/// partition, the same tensors in the same order. The tensors must have the plan's margins.
+/// partition, the same tensors in the same order. The tensors must have the plan's margins and lie on one device;
+/// from and to an accelerator messages travel over a link, or through the hosts' memory where there is none.
 class HaloExchange {
 public:
-  /// The cost is added to `cost`, which like the plan must outlive the exchange.
-  HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors, HaloCost& cost);
+  /// The cost is added to `cost`, which like the plan and the link must outlive the exchange.
+  HaloExchange(const HaloPlan& plan, const Communicator& comm, std::vector<Tensor*> tensors, HaloCost& cost,
+               DeviceLink* link = nullptr);
   ~HaloExchange();
   HaloExchange(const HaloExchange&) = delete;
   HaloExchange& operator=(const HaloExchange&) = delete;
@@ -61,15 +65,19 @@ private:
     int peer;
     std::size_t size = 0;
     std::unique_ptr<float[]> data = {}; ///< undefined until received or packed
+    DeviceArray<float> there = {};      ///< the same on the tensors' accelerator
   };
+  float* pack(const HaloPlan::Piece& piece, Tensor& tensor, float* message) const;
+  const float* unpack(const HaloPlan::Piece& piece, const float* message, Tensor& tensor) const;
   void post(Message& message, bool receive);
   const HaloPlan& plan_;
   const Communicator& comm_;
   HaloCost& cost_;
+  DeviceLink* link_; ///< of the tensors' accelerators, or null
   std::vector<Tensor*> tensors_;
   std::vector<Message> outgoing_, incoming_;
   std::vector<MPI_Request> requests_;
-  bool finished_ = false;
+  bool on_gpu_ = false, finished_ = false;
 };
 
 /// Bytes that this rank sends in one exchange of tensors of `frames` frames of `channels` values, and to how

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "pluvia/core/device.hpp"
+
 namespace pluvia {
 
 /// A sum of real numbers whose value depends neither on their order nor on the ranks that held them: each
@@ -13,8 +15,8 @@ struct FixedSum {
   std::int64_t low = 0;  ///< units of 2^-40
   std::int64_t lost = 0; ///< terms out of range
 
-  void add(double term) {
-    if (!(std::abs(term) < 0x1p22)) {
+  PLUVIA_ANYWHERE void add(double term) {
+    if (!(std::fabs(term) < 0x1p22)) {
       ++lost;
       return;
     }

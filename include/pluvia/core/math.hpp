@@ -5,11 +5,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include "pluvia/core/device.hpp"
+
 namespace pluvia {
 
 /// exp(x), relative error below 3e-7; 0 for x < -87, clamped above 88. Cody-Waite reduction and a degree-6
 /// polynomial (Cephes, expf).
-inline float exp_f32(float x) {
+PLUVIA_ANYWHERE inline float exp_f32(float x) {
   const float clamped = x < 88.0F ? x : 88.0F;
   const float z = clamped > -87.0F ? clamped : -87.0F;
   constexpr float round_bias = 12582912.0F; // 1.5 * 2^23: adding it rounds to an integer
@@ -29,7 +31,7 @@ inline float exp_f32(float x) {
 }
 
 /// erf(x), absolute error below 5e-7: rational approximation on [-4, 4] as in Eigen.
-inline float erf_f32(float x) {
+PLUVIA_ANYWHERE inline float erf_f32(float x) {
   const float low = x > -4.0F ? x : -4.0F;
   const float z = low < 4.0F ? low : 4.0F;
   const float s = z * z;
@@ -49,22 +51,22 @@ inline float erf_f32(float x) {
 }
 
 /// x Phi(x): the Gaussian error linear unit (Hendrycks & Gimpel 2016), exact form.
-inline float gelu(float x) {
+PLUVIA_ANYWHERE inline float gelu(float x) {
   return 0.5F * x * (1.0F + erf_f32(x * 0.70710678F));
 }
 
 /// d gelu / dx = Phi(x) + x phi(x).
-inline float gelu_slope(float x) {
+PLUVIA_ANYWHERE inline float gelu_slope(float x) {
   const float cumulative = 0.5F * (1.0F + erf_f32(x * 0.70710678F));
   return std::fma(x * 0.39894228F, exp_f32(-0.5F * x * x), cumulative);
 }
 
-inline float sigmoid(float x) {
+PLUVIA_ANYWHERE inline float sigmoid(float x) {
   return 1.0F / (1.0F + exp_f32(-x));
 }
 
 /// Absolute error below 3e-7.
-inline float tanh_f32(float x) {
+PLUVIA_ANYWHERE inline float tanh_f32(float x) {
   return std::fma(2.0F, sigmoid(2.0F * x), -1.0F);
 }
 

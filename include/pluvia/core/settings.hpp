@@ -61,6 +61,7 @@ struct ModelSettings {
 };
 
 struct ParallelSettings {
+  std::string device = "auto";     ///< auto | cpu | gpu | pretend
   std::int64_t replicas = 1;       ///< in training
   std::int64_t stages = 1;         ///< of the network, in training
   std::int64_t time = 1;           ///< ranks that share a tile

@@ -21,6 +21,9 @@ public:
 
   std::vector<Parameter*> all() const;
   std::int64_t size() const;
+  /// Where they are; all in one place.
+  Device device() const;
+  void move_to(Device device);
   void zero_gradients();
   /// From now on gradients are collected in order-free sums: for tapes with blocks.
   void sum_in_blocks();

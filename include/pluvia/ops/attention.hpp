@@ -2,29 +2,10 @@
 #include <vector>
 
 #include "pluvia/core/order_free_sums.hpp"
-#include "pluvia/core/span.hpp"
 #include "pluvia/core/tensor.hpp"
+#include "pluvia/ops/axis_window.hpp"
 
 namespace pluvia {
-
-/// Along one axis: which keys a query sees. Ranges rise with the query, in unwrapped global indices.
-struct AxisWindow {
-  enum class Kind {
-    own,     ///< the query's own index
-    around,  ///< 2 radius + 1 indices, clamped to the axis so that every query has as many as fit
-    wrapped, ///< 2 radius + 1 indices on a closed axis (at most its length)
-    block,   ///< the aligned block of `size` indices that holds the query
-    past,    ///< all indices up to the query's own
-    all      ///< every index
-  };
-  Kind kind = Kind::own;
-  Index size = 0;   ///< radius, or block size
-  Index extent = 0; ///< of the axis
-
-  Span keys(Index query) const;
-  /// The queries that see a key: the inverse of keys(). On axes where queries and keys are indexed alike.
-  Span queries(Index key) const;
-};
 
 constexpr int head_channels = 16;
 

@@ -44,9 +44,14 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
 void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,
                               float* db);
 
-/// True when the processor multiplies matrices of bf16 (AMX) and the operating system grants it to this
-/// process. Only then may Precision::bf16 be asked for below. Local.
-bool has_native_bf16();
+/// What of this processor multiplies bf16: a unit for matrices (AMX), where the operating system grants it to
+/// this process, or else its vectors (AVX512_BF16). They add in different orders. Local.
+enum class Bf16Unit { none, avx512, amx };
+Bf16Unit bf16_unit();
+/// Only then may Precision::bf16 be asked for below. Local.
+inline bool has_native_bf16() {
+  return bf16_unit() != Bf16Unit::none;
+}
 
 // What operators call: y = bias + w * x (+ residual) and its gradients, in f32 as above, or with x, w and dy
 // rounded to bf16. There, too, every output is a sum in an order that depends neither on the tile nor on the

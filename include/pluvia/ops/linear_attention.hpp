@@ -22,7 +22,7 @@ struct DomainSums {
 /// Of q, k, v and o [B, T, Y, X, C], all of one shape.
 Shape domain_sums_shape(const Shape& s);
 
-/// Adds the tile's share of S and z, laid out as there; `side` is that of a coarsest cell. Local.
+/// Adds the tile's share of S and z to empty sums, laid out as there; `side` is that of a coarsest cell. Local.
 void add_keys(const Tensor& k, const Tensor& v, Index side, OrderFreeSums& sums);
 
 /// o of the tile's queries. Local.

@@ -10,14 +10,14 @@ namespace pluvia {
 struct CellState {
   Tensor hidden, memory;
 };
-CellState zero_state(const Shape& hidden, Index rows);
+CellState zero_state(const Shape& hidden, Index rows, Device device = Device::host);
 
 /// What its pull-back needs, over the frames of a tile: what the gates came to [B, T, Y, X, 4 C], the memory
 /// after each frame, with that before the first in its margin, and the hidden values before each frame.
 struct RecurrenceRecord {
   Tensor gates, memory, hidden_before;
 };
-RecurrenceRecord make_recurrence_record(const Shape& hidden);
+RecurrenceRecord make_recurrence_record(const Shape& hidden, Device device = Device::host);
 
 /// Long short-term memory in every cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al.
 /// 2000): z_t + h_(t-1) U = (i, f, o, g), c_t = s(f) c_(t-1) + s(i) tanh(g), h_t = s(o) tanh(c_t), s the

@@ -1,5 +1,6 @@
 #pragma once
 #include <map>
+#include <memory>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -56,9 +57,12 @@ public:
   const HaloPlan& key_halo(int level, const AttentionWindow& window);
   const HaloPlan& query_halo(int level, const AttentionWindow& window);
 
+  /// From now on values on accelerators travel from one to the other directly, where that is possible; says
+  /// whether it is. Collective over comm().
+  bool link_accelerators();
   /// Starts an exchange over all ranks, whose cost is booked below. Collective.
   HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors) {
-    return {plan, comm_, std::move(tensors), halo_cost_};
+    return {plan, comm_, std::move(tensors), halo_cost_, link_.get()};
   }
   /// What exchanges have cost this rank so far; who sends otherwise books it here, too.
   const HaloCost& halo_cost() const { return halo_cost_; }
@@ -81,6 +85,7 @@ private:
   Partition partition_;
   Communicator space_, time_;
   std::map<Key, HaloPlan> plans_;
+  std::unique_ptr<DeviceLink> link_;
   HaloCost halo_cost_;
 };
 

@@ -8,11 +8,11 @@ namespace pluvia {
 
 /// Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), betas 0.9 and 0.98, and a
 /// moving average of the weights with decay min(0.999, (1 + t) / (10 + t)). State of one network; the same on
-/// all ranks.
+/// all ranks, and where the weights lie.
 struct Adam {
   struct State {
-    std::vector<float> first, second; ///< moments
-    std::vector<float> average;       ///< of the weights
+    Tensor first, second; ///< moments
+    Tensor average;       ///< of the weights
   };
   std::int64_t step = 0; ///< updates made
   std::vector<State> states;

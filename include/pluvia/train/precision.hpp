@@ -11,8 +11,9 @@
 namespace pluvia {
 
 /// What train.precision ("auto", "f32" or "bf16") comes to: auto is bf16 where every rank's processor has it
-/// natively, else f32. Collective. Throws a usage Error when bf16 is asked for and a rank has none.
-Precision agree_precision(const Communicator& comm, const std::string& wanted);
+/// natively, and all in the same unit, so that a cell has the same bits on any of them, and on GPUs; else f32.
+/// Collective. Throws a usage Error when bf16 is asked for otherwise.
+Precision agree_precision(const Communicator& comm, const std::string& wanted, Device device);
 
 const char* name_of(Precision precision);
 

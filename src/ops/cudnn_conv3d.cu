@@ -1,0 +1,286 @@
+#include "cudnn_conv3d.hpp"
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cudnn.h>
+
+#include <array>
+#include <map>
+#include <string>
+
+#include "pluvia/core/device_array.hpp"
+#include "pluvia/core/error.hpp"
+#include "pluvia/core/for_cells.hpp"
+
+// cuDNN 9 marks these calls as old; they are the ones that run with every cuDNN since 8.
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+
+namespace pluvia::kernels::cudnn {
+
+namespace {
+
+using Bf16 = __nv_bfloat16;
+
+void check(cudnnStatus_t status, const char* what) {
+  if (status != CUDNN_STATUS_SUCCESS)
+    fail(ExitCode::failed, what, std::string("cuDNN says: ") + cudnnGetErrorString(status),
+         "Use train.precision=f32, or look at the library's log (CUDNN_LOGLEVEL_DBG=2).");
+}
+void check(cublasStatus_t status, const char* what) {
+  if (status != CUBLAS_STATUS_SUCCESS)
+    fail(ExitCode::failed, what, std::string("cuBLAS says: ") + cublasLtGetStatusString(status),
+         "Use train.precision=f32, or look at the library's log (CUBLASLT_LOG_LEVEL=2).");
+}
+
+cudnnHandle_t convolutions() {
+  static const cudnnHandle_t one = [] {
+    cudnnHandle_t made = nullptr;
+    check(cudnnCreate(&made), "cuDNN cannot be used");
+    check(cudnnSetStream(made, cuda::stream()), "cuDNN cannot use the stream");
+    return made;
+  }();
+  return one;
+}
+cublasLtHandle_t products() {
+  static const cublasLtHandle_t one = [] {
+    cublasLtHandle_t made = nullptr;
+    check(cublasLtCreate(&made), "cuBLASLt cannot be used");
+    return made;
+  }();
+  return one;
+}
+
+/// Tensor cores want channels in multiples of eight: the rest are zeros.
+Index padded(Index channels) {
+  return (channels + 7) / 8 * 8;
+}
+
+/// The cells of a tensor and what lies around them within a margin, in bf16 and without gaps.
+struct Packed {
+  Shape shape;
+  DeviceArray<Bf16> values;
+};
+
+Packed pack(const ConstView& from, const Margin& m) {
+  const Shape s{from.shape.b, from.shape.t + m.t_lo + m.t_hi, from.shape.y + m.y_lo + m.y_hi,
+                from.shape.x + m.x_lo + m.x_hi, padded(from.shape.c)};
+  Packed out{s, DeviceArray<Bf16>(static_cast<std::size_t>(s.size()))};
+  Bf16* const to = out.values.data();
+  const Index t_lo = m.t_lo, y_lo = m.y_lo, x_lo = m.x_lo, channels = from.shape.c;
+  for_cells(s, s.c, [=] PLUVIA_ANYWHERE(const CellAt& at, Index c) {
+    const Index i = ((at.b * s.t + at.t) * s.y + at.y) * s.x + at.x;
+    to[i * s.c + c] =
+        __float2bfloat16(c < channels ? from.cell(at.b, at.t - t_lo, at.y - y_lo, at.x - x_lo)[c] : 0.0F);
+  });
+  return out;
+}
+
+/// Filters [C_out, t, y, x, C_in] as cuDNN wants them beside channels-last tensors.
+DeviceArray<Bf16> pack_filters(const float* weight, Weights form, Index taps, Index c_in, Index c_out) {
+  const Index in = padded(c_in), out = padded(c_out);
+  DeviceArray<Bf16> packed(static_cast<std::size_t>(taps * in * out));
+  Bf16* const to = packed.data();
+  const bool turned = form == Weights::transposed;
+  launch(taps * in * out, [=] PLUVIA_ANYWHERE(Index i) {
+    const Index ci = i % in, tap = i / in % taps, co = i / in / taps;
+    float value = 0;
+    if (ci < c_in && co < c_out)
+      value = turned ? weight[((taps - 1 - tap) * c_out + co) * c_in + ci]
+                     : weight[(tap * c_in + ci) * c_out + co];
+    to[i] = __float2bfloat16(value);
+  });
+  return packed;
+}
+
+/// y = what a library made, in cells of `stride` values, plus bias and residual.
+template <class Value>
+void finish(const Value* made, Index stride, const float* bias, const ConstView& residual, const View& y) {
+  const Shape s = y.shape;
+  for_cells(s, s.c, [=] PLUVIA_ANYWHERE(const CellAt& at, Index c) {
+    const Index i = ((at.b * s.t + at.t) * s.y + at.y) * s.x + at.x;
+    float value = static_cast<float>(made[i * stride + c]);
+    if (bias) value += bias[c];
+    if (residual.origin) value += residual.cell(at.b, at.t, at.y, at.x)[c];
+    y.cell(at.b, at.t, at.y, at.x)[c] = value;
+  });
+}
+
+/// Descriptors of one convolution without padding, and the algorithms that cuDNN takes for it, kept for the
+/// next time.
+struct Plan {
+  cudnnTensorDescriptor_t x = nullptr, y = nullptr;
+  cudnnFilterDescriptor_t w = nullptr;
+  cudnnConvolutionDescriptor_t how = nullptr;
+  cudnnConvolutionFwdAlgo_t forward{};
+  std::size_t forward_bytes = 0;
+  bool has_filter = false;
+  cudnnConvolutionBwdFilterAlgo_t filter{};
+  std::size_t filter_bytes = 0;
+};
+
+cudnnTensorDescriptor_t describe(const Shape& s) {
+  cudnnTensorDescriptor_t made = nullptr;
+  const std::array<int, 5> extents{static_cast<int>(s.b), static_cast<int>(s.c), static_cast<int>(s.t),
+                                   static_cast<int>(s.y), static_cast<int>(s.x)};
+  check(cudnnCreateTensorDescriptor(&made), "A tensor cannot be described");
+  check(cudnnSetTensorNdDescriptorEx(made, CUDNN_TENSOR_NHWC, CUDNN_DATA_BFLOAT16, 5, extents.data()),
+        "A tensor cannot be described");
+  return made;
+}
+
+Plan& plan_of(const Shape& x, const Stencil& k, Index c_out) {
+  using Key = std::array<Index, 9>;
+  static std::map<Key, Plan> plans;
+  const Key key{x.b, x.t, x.y, x.x, x.c, k.t, k.y, k.x, c_out};
+  if (const auto found = plans.find(key); found != plans.end()) return found->second;
+  Plan plan;
+  const Shape y{x.b, x.t - k.t + 1, x.y - k.y + 1, x.x - k.x + 1, c_out};
+  plan.x = describe(x);
+  plan.y = describe(y);
+  const std::array<int, 5> filter{static_cast<int>(c_out), static_cast<int>(x.c), k.t, k.y, k.x};
+  check(cudnnCreateFilterDescriptor(&plan.w), "A filter cannot be described");
+  check(cudnnSetFilterNdDescriptor(plan.w, CUDNN_DATA_BFLOAT16, CUDNN_TENSOR_NHWC, 5, filter.data()),
+        "A filter cannot be described");
+  const std::array<int, 3> none{0, 0, 0}, ones{1, 1, 1};
+  check(cudnnCreateConvolutionDescriptor(&plan.how), "A convolution cannot be described");
+  check(cudnnSetConvolutionNdDescriptor(plan.how, 3, none.data(), ones.data(), ones.data(),
+                                        CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT),
+        "A convolution cannot be described");
+  check(cudnnSetConvolutionMathType(plan.how, CUDNN_TENSOR_OP_MATH), "A convolution cannot be described");
+  int n = 0;
+  std::array<cudnnConvolutionFwdAlgoPerf_t, 8> best{};
+  check(cudnnGetConvolutionForwardAlgorithm_v7(convolutions(), plan.x, plan.w, plan.how, plan.y, best.size(),
+                                               &n, best.data()),
+        "cuDNN has no algorithm for a convolution");
+  check(n > 0 ? best[0].status : CUDNN_STATUS_NOT_SUPPORTED, "cuDNN has no algorithm for a convolution");
+  plan.forward = best[0].algo;
+  plan.forward_bytes = best[0].memory;
+  return plans.emplace(key, plan).first->second;
+}
+
+void plan_filter_gradient(Plan& plan) {
+  if (plan.has_filter) return;
+  int n = 0;
+  std::array<cudnnConvolutionBwdFilterAlgoPerf_t, 8> best{};
+  check(cudnnGetConvolutionBackwardFilterAlgorithm_v7(convolutions(), plan.x, plan.y, plan.how, plan.w,
+                                                      best.size(), &n, best.data()),
+        "cuDNN has no algorithm for a weight gradient");
+  check(n > 0 ? best[0].status : CUDNN_STATUS_NOT_SUPPORTED, "cuDNN has no algorithm for a weight gradient");
+  plan.filter = best[0].algo;
+  plan.filter_bytes = best[0].memory;
+  plan.has_filter = true;
+}
+
+/// D = A B, all stored column by column; D has m rows and n columns.
+struct Matrix {
+  const Bf16* values;
+  Index rows, columns; ///< as stored, column by column
+  cublasOperation_t use;
+};
+void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n) {
+  struct Kept {
+    cublasLtMatmulDesc_t how;
+    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatmulAlgo_t algorithm;
+    std::size_t bytes;
+  };
+  static std::map<std::array<Index, 8>, Kept> kept;
+  const std::array<Index, 8> key{a.rows, a.columns, a.use, b.rows, b.columns, b.use, m, n};
+  auto found = kept.find(key);
+  if (found == kept.end()) {
+    Kept make{};
+    const char* const failed = "A product of matrices cannot be described";
+    check(cublasLtMatmulDescCreate(&make.how, CUBLAS_COMPUTE_32F, CUDA_R_32F), failed);
+    check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_TRANSA, &a.use, sizeof a.use),
+          failed);
+    check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_TRANSB, &b.use, sizeof b.use),
+          failed);
+    check(cublasLtMatrixLayoutCreate(&make.a, CUDA_R_16BF, a.rows, a.columns, a.rows), failed);
+    check(cublasLtMatrixLayoutCreate(&make.b, CUDA_R_16BF, b.rows, b.columns, b.rows), failed);
+    check(cublasLtMatrixLayoutCreate(&make.d, CUDA_R_32F, m, n, m), failed);
+    cublasLtMatmulPreference_t preference = nullptr;
+    const std::size_t most = std::size_t{32} << 20;
+    check(cublasLtMatmulPreferenceCreate(&preference), failed);
+    check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most,
+                                               sizeof most),
+          failed);
+    cublasLtMatmulHeuristicResult_t best{};
+    int count = 0;
+    check(cublasLtMatmulAlgoGetHeuristic(products(), make.how, make.a, make.b, make.d, make.d, preference, 1,
+                                         &best, &count),
+          "cuBLASLt has no algorithm for a product");
+    check(count > 0 ? best.state : CUBLAS_STATUS_NOT_SUPPORTED, "cuBLASLt has no algorithm for a product");
+    cublasLtMatmulPreferenceDestroy(preference);
+    make.algorithm = best.algo;
+    make.bytes = best.workspaceSize;
+    found = kept.emplace(key, make).first;
+  }
+  const Kept& use = found->second;
+  DeviceArray<std::byte> workspace(use.bytes);
+  const float one = 1, zero = 0;
+  check(cublasLtMatmul(products(), use.how, &one, a.values, use.a, b.values, use.b, &zero, d, use.d, d, use.d,
+                       &use.algorithm, workspace.data(), use.bytes, cuda::stream()),
+        "A product of matrices failed");
+}
+
+/// y = x W in every cell.
+void linear(const ConstView& x, const float* weight, Weights form, const float* bias,
+            const ConstView& residual, const View& y) {
+  const Packed operand = pack(x, {});
+  const Index c_in = operand.shape.c, c_out = padded(y.shape.c), cells = x.shape.cells();
+  // Filters [C_out, C_in]: stored by columns, a matrix of C_in rows.
+  const DeviceArray<Bf16> w = pack_filters(weight, form, 1, x.shape.c, y.shape.c);
+  DeviceArray<float> made(static_cast<std::size_t>(cells * c_out));
+  multiply({w.data(), c_in, c_out, CUBLAS_OP_T}, {operand.values.data(), c_in, cells, CUBLAS_OP_N},
+           made.data(), c_out, cells);
+  finish(made.data(), c_out, bias, residual, y);
+}
+
+} // namespace
+
+void convolve(const ConstView& x, const float* weight, Weights form, const Stencil& stencil,
+              const float* bias, const ConstView& residual, const View& y) {
+  if (stencil.taps() == 1) return linear(x, weight, form, bias, residual, y);
+  const Packed operand = pack(x, reach(stencil));
+  const DeviceArray<Bf16> w = pack_filters(weight, form, stencil.taps(), x.shape.c, y.shape.c);
+  const Index c_out = padded(y.shape.c);
+  const Plan& plan = plan_of(operand.shape, stencil, c_out);
+  DeviceArray<Bf16> made(static_cast<std::size_t>(y.shape.cells() * c_out));
+  DeviceArray<std::byte> workspace(plan.forward_bytes);
+  const float one = 1, zero = 0;
+  check(cudnnConvolutionForward(convolutions(), &one, plan.x, operand.values.data(), plan.w, w.data(),
+                                plan.how, plan.forward, workspace.data(), plan.forward_bytes, &zero, plan.y,
+                                made.data()),
+        "A convolution failed");
+  finish(made.data(), c_out, bias, residual, y);
+}
+
+void convolve_weight_gradient(const ConstView& x, const ConstView& dy, const Stencil& stencil, float* dw) {
+  const Packed operand = pack(x, reach(stencil)), gradient = pack(dy, {});
+  const Index c_in = x.shape.c, c_out = dy.shape.c, in = operand.shape.c, out = gradient.shape.c,
+              taps = stencil.taps(), cells = dy.shape.cells();
+  if (taps == 1) { // [C_in, C_out] by rows is [C_out, C_in] by columns
+    DeviceArray<float> made(static_cast<std::size_t>(in * out));
+    multiply({gradient.values.data(), out, cells, CUBLAS_OP_N},
+             {operand.values.data(), in, cells, CUBLAS_OP_T}, made.data(), out, in);
+    const float* const from = made.data();
+    launch(c_in * c_out, [=] PLUVIA_ANYWHERE(Index i) { dw[i] += from[i / c_out * out + i % c_out]; });
+    return;
+  }
+  Plan& plan = plan_of(operand.shape, stencil, out);
+  plan_filter_gradient(plan);
+  DeviceArray<Bf16> made(static_cast<std::size_t>(taps * in * out));
+  DeviceArray<std::byte> workspace(plan.filter_bytes);
+  const float one = 1, zero = 0;
+  check(cudnnConvolutionBackwardFilter(convolutions(), &one, plan.x, operand.values.data(), plan.y,
+                                       gradient.values.data(), plan.how, plan.filter, workspace.data(),
+                                       plan.filter_bytes, &zero, plan.w, made.data()),
+        "A weight gradient failed");
+  const Bf16* const from = made.data();
+  launch(taps * c_in * c_out, [=] PLUVIA_ANYWHERE(Index i) {
+    const Index co = i % c_out, ci = i / c_out % c_in, tap = i / c_out / c_in;
+    dw[i] += static_cast<float>(from[(co * taps + tap) * in + ci]);
+  });
+}
+
+} // namespace pluvia::kernels::cudnn

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The paths of a GPU, walked on the pretend accelerator: forecasts are the same bytes, logits included, as the
+# processor's on several process grids; training follows the processor's loss; a GPU that is not there, and exact
+# training on one, are refused.
+# Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/lib/small_model.sh"
+source "$here/lib/python.sh"
+find_python netCDF4 numpy || exit 77
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+export OMP_WAIT_POLICY=passive
+
+small_archive 33 29
+model=(model.head_init=random model.attention.global=linear)
+for device in cpu pretend; do
+  run 2 train deck.yaml "${model[@]}" parallel.device=$device train.output=$device >log 2>&1 || { cat log; exit 1; }
+done
+"$python" - <<'END'
+import json
+
+def losses(run):
+    lines = [json.loads(line) for line in open(f"{run}/log.jsonl")]
+    return [line["loss"] for line in lines if "loss" in line]
+
+cpu, accelerator = losses("cpu"), losses("pretend")
+worst = max(abs(a - b) / abs(a) for a, b in zip(cpu, accelerator))
+print(f"{len(cpu)} steps: losses {cpu[0]:.4f} to {cpu[-1]:.4f}, at most {worst:.1e} apart")
+assert len(cpu) == len(accelerator) >= 2 and worst < 2e-3 and cpu[0] != cpu[-1]
+END
+
+forecast() { # FOLDER RANKS KEY=VALUE ...
+  run "$2" forecast deck.yaml "${model[@]}" "${@:3}" train.output=cpu forecast.output="$1" >log 2>&1 || { cat log; exit 1; }
+}
+forecast cpu_forecast 1 parallel.device=cpu
+"$python" "$here/compare_forecasts.py" --vary cpu_forecast
+for way in "1" "3" "2 parallel.time=2"; do
+  rm -rf pretended
+  # shellcheck disable=SC2086
+  forecast pretended $way parallel.device=pretend
+  "$python" "$here/compare_forecasts.py" cpu_forecast pretended
+done
+
+refused() { # TEXT KEY=VALUE ...
+  local status=0
+  run 2 train deck.yaml "${@:2}" train.output=refused >log 2>&1 || status=$?
+  [ $status -eq 2 ] && grep -q "$1" log || { echo "not refused with 2: ${*:2} ($status)"; cat log; exit 1; }
+}
+if ! "$PLUVIA" --version | grep -q CUDA; then refused "built without CUDA" parallel.device=gpu; fi
+refused "train.exact is not for GPUs" parallel.device=pretend train.exact=true
+echo "the accelerator's forecasts are the processor's"
