@@ -1,6 +1,10 @@
 #include "pluvia/core/tensor.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -8,7 +12,36 @@
 
 namespace pluvia {
 
-void Tensor::Free::operator()(float* p) const { std::free(p); }
+namespace {
+
+constexpr std::size_t huge_page = std::size_t{2} << 20;
+/// From this size on a tensor has a mapping of its own: next to it in the heap it would leave gaps that hardly
+/// another fits, which doubled what a forecast of a large domain held. Smaller ones are recycled by the heap,
+/// for every fresh page is cleared when it is touched; here that costs little beside what fills it, page by
+/// huge page.
+constexpr std::size_t large = std::size_t{128} << 20;
+
+float* map(std::size_t bytes) {
+  // Huge pages begin at multiples of their size, mappings do not: what lies before and after goes back.
+  void* const raw =
+      mmap(nullptr, bytes + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (raw == MAP_FAILED) throw std::bad_alloc();
+  auto* const first = static_cast<std::byte*>(raw);
+  const std::size_t before = (huge_page - reinterpret_cast<std::uintptr_t>(raw) % huge_page) % huge_page;
+  if (before > 0) munmap(first, before);
+  if (before < huge_page) munmap(first + before + bytes, huge_page - before);
+  madvise(first + before, bytes, MADV_HUGEPAGE); // where there are none, small ones do
+  return reinterpret_cast<float*>(first + before);
+}
+
+} // namespace
+
+void Tensor::Free::operator()(float* p) const {
+  if (mapped > 0)
+    munmap(p, mapped);
+  else
+    std::free(p);
+}
 
 Tensor::Tensor(Shape s, Margin m) : shape_(s), margin_(m) {
   stride_y_ = (s.x + m.x_lo + m.x_hi) * s.c;
@@ -17,8 +50,13 @@ Tensor::Tensor(Shape s, Margin m) : shape_(s), margin_(m) {
   size_ = static_cast<std::size_t>(s.b * stride_b_);
   constexpr std::size_t alignment = 64; // a cache line and the widest vector
   const std::size_t bytes = (size_ * sizeof(float) + alignment) / alignment * alignment;
-  data_.reset(static_cast<float*>(std::aligned_alloc(alignment, bytes)));
-  if (!data_) throw std::bad_alloc();
+  if (bytes >= large) {
+    const std::size_t pages = (bytes + huge_page - 1) / huge_page * huge_page;
+    data_ = {map(pages), Free(pages)};
+  } else {
+    data_.reset(static_cast<float*>(std::aligned_alloc(alignment, bytes)));
+    if (!data_) throw std::bad_alloc();
+  }
   origin_ = data_.get() + m.t_lo * stride_t_ + m.y_lo * stride_y_ + m.x_lo * s.c;
 #ifndef NDEBUG
   fill(std::numeric_limits<float>::quiet_NaN());

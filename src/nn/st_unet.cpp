@@ -74,11 +74,16 @@ Margin StUnet::input_margin() const {
   return merged_ == 1 ? Margin{} : reach(stem_.stencil);
 }
 
+Var StUnet::begin(Tape& tape, Decomposition& tiles, Var input) {
+  if (merged_ == 1)
+    input = linear(tape, merge(tape, input), *entry_.weight, *entry_.bias, nullptr, reach(stem_.stencil));
+  return conv3d(tape, tiles, merged_, input, *stem_.weight, *stem_.bias, stem_.stencil);
+}
+
 Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base, const Dropout& dropout,
-                    AttentionProbe* probe) {
-  const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
-                       Margin margin = {}) {
-    return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
+                    AttentionProbe* probe, const SlabSize& slab) {
+  const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr) {
+    return linear(tape, x, *layer.weight, *layer.bias, residual);
   };
   const auto apply = [&](const auto& block, int level, const Var& x, auto... watcher) {
     return tape.apply(
@@ -87,14 +92,21 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base
         },
         x);
   };
-  const Margin stem_margin = reach(stem_.stencil);
+  std::vector<Index> rows(levels_.size(), 0);
+  if (!tape.recording() && !probe && dropout.rate == 0)
+    rows = slab_rows(tiles, input->value.shape().t, slab);
   Var x = std::move(input);
-  if (merged_ == 1) x = lin(entry_, merge(tape, x), nullptr, stem_margin);
-  x = conv3d(tape, tiles, merged_, x, *stem_.weight, *stem_.bias, stem_.stencil);
+  if (rows[0] == 0) x = begin(tape, tiles, std::move(x));
 
   std::vector<Var> skips;
   for (std::size_t l = 0; l < levels_.size(); ++l) {
     const int level = merged_ + static_cast<int>(l);
+    if (rows[l] > 0) {
+      Descent down = descend(tape, tiles, rows, l, std::move(x));
+      skips.push_back(std::move(down.skip));
+      x = std::move(down.next);
+      continue;
+    }
     x = apply(levels_[l].encode, level, x);
     for (const SpaceTimeBlock& block : levels_[l].attention) x = apply(block, level, x, probe);
     skips.push_back(drop_channels(tape, apply(levels_[l].skip, level, x, probe), dropout, l));
@@ -105,10 +117,15 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base
   skips.pop_back();
   for (std::size_t l = levels_.size() - 1; l-- > 0; skips.pop_back()) {
     const int level = merged_ + static_cast<int>(l);
+    if (rows[l] > 0) {
+      d = ascend(tape, tiles, rows, l, std::move(d), std::move(skips.back()), base);
+      continue;
+    }
     const Rect tile = tiles.tile(level);
     d = unmerge(tape, lin(levels_[l].up, d), tile.height(), tile.width(), skips.back());
     d = apply(levels_[l].decode, level, d);
   }
+  if (rows[0] > 0) return d;
   if (merged_ == 0) return lin(head_, d, base);
   const Rect tile = tiles.tile(0);
   return unmerge(tape, lin(head_, d), tile.height(), tile.width(), base);

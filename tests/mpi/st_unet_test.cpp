@@ -38,10 +38,21 @@ Var field(const Rect& tile, const Rect& domain, Index t, Index c, std::uint64_t 
   return Tape::leaf(test::field(tile, domain, t, c, seed, margin));
 }
 
-Var logits(StUnet& net, Tape& tape, Decomposition& tiles) {
+Var logits(StUnet& net, Tape& tape, Decomposition& tiles, const SlabSize& slab = {}) {
   const Rect tile = tiles.tile(0), domain = tiles.domain(0);
   return net.forward(tape, tiles, field(tile, domain, frames, inputs, 1, net.input_margin()),
-                     field(tile, domain, static_cast<Index>(leads.size()), classes, 2));
+                     field(tile, domain, static_cast<Index>(leads.size()), classes, 2), {}, nullptr, slab);
+}
+
+/// Values of a tile that are not those of the whole domain on one rank.
+std::int64_t differences(const Tensor& part, const Tensor& all, const Rect& tile) {
+  const Shape s = part.shape();
+  std::int64_t out = 0;
+  for (Index t = 0; t < s.t; ++t)
+    for (Index y = 0; y < s.y; ++y)
+      for (Index i = 0; i < s.x * s.c; ++i)
+        out += part.cell(0, t, y, 0)[i] != all.cell(0, t, y + tile.y0, tile.x0)[i];
+  return out;
 }
 
 struct Case {
@@ -49,13 +60,17 @@ struct Case {
   Index ny, nx;
   std::int64_t input_merge, skip_radius;
   Edge edge;
+  std::vector<std::int64_t> levels = {-2, -1}; ///< with attention
+  std::string core = "attention";
 };
 
 class StUnetOn : public ::testing::TestWithParam<Case> {};
 
 TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
   const Case& c = GetParam();
-  const ModelSettings settings = small_model(c.form, c.global, c.input_merge, c.skip_radius);
+  ModelSettings settings = small_model(c.form, c.global, c.input_merge, c.skip_radius);
+  settings.attention.levels = c.levels;
+  settings.temporal_core = c.core;
   const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
   StUnet net(settings, {inputs, leads, classes}, 3);
   Tape tape(Tape::Mode::forget);
@@ -76,14 +91,14 @@ TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
       omp_set_num_threads(threads);
       Decomposition tiles(world, Tiling(c.ny, c.nx, levels, rows, world.size() / rows, c.edge));
       const Var many = logits(net, tape, tiles);
-      const Rect tile = tiles.tile(0);
-      const Shape s = many->value.shape();
-      std::int64_t different = 0;
-      for (Index t = 0; t < s.t; ++t)
-        for (Index y = 0; y < s.y; ++y)
-          for (Index i = 0; i < s.x * s.c; ++i)
-            different += many->value.cell(0, t, y, 0)[i] != single->value.cell(0, t, y + tile.y0, tile.x0)[i];
-      EXPECT_EQ(different, 0) << rows << " rows, " << threads << " threads";
+      EXPECT_EQ(differences(many->value, single->value, tiles.tile(0)), 0)
+          << rows << " rows, " << threads << " threads";
+      // Slabs of single cells of the next level, and of some: the same on ranks whose tiles have other heights.
+      for (const Index slab : {2, 10}) {
+        const Var streamed = logits(net, tape, tiles, {0, slab});
+        EXPECT_EQ(differences(streamed->value, single->value, tiles.tile(0)), 0)
+            << rows << " rows, " << threads << " threads, slabs of " << slab;
+      }
     }
   }
 }
@@ -92,7 +107,12 @@ INSTANTIATE_TEST_SUITE_P(Forms, StUnetOn,
                          ::testing::Values(Case{"neighbourhood", "none", 61, 53, 1, 0, Edge::closed},
                                            Case{"neighbourhood", "linear", 40, 48, 2, 1, Edge::periodic},
                                            Case{"windowed", "linear", 61, 53, 2, 0, Edge::closed},
-                                           Case{"joint", "linear", 33, 29, 1, 1, Edge::closed}));
+                                           Case{"joint", "linear", 33, 29, 1, 1, Edge::closed},
+                                           Case{"neighbourhood", "none", 40, 48, 2, 1, Edge::periodic},
+                                           Case{"neighbourhood", "none", 37, 32, 1, 2, Edge::periodic, {0, 1}},
+                                           Case{"windowed", "none", 61, 53, 1, 0, Edge::closed, {0, 2}},
+                                           Case{"windowed", "none", 40, 48, 1, 0, Edge::periodic, {0, 2}, "recurrent"},
+                                           Case{"joint", "none", 45, 29, 2, 0, Edge::closed, {0, 1, 2}}));
 
 TEST(StUnet, GradientMatchesFiniteDifferences) {
   const ModelSettings settings = small_model("neighbourhood", "linear", 1, 1);

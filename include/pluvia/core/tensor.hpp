@@ -63,6 +63,9 @@ public:
 
 private:
   struct Free {
+    Free() : mapped(0) {}
+    explicit Free(std::size_t mapping) : mapped(mapping) {}
+    std::size_t mapped; ///< bytes of a mapping of its own, 0 = of the heap
     void operator()(float* p) const;
   };
   std::unique_ptr<float, Free> data_;

@@ -66,8 +66,6 @@ public:
 
   AxisWindow around_y(int level, Index radius) const { return pluvia::around_y(tiling(), level, radius); }
   AxisWindow around_x(int level, Index radius) const { return pluvia::around_x(tiling(), level, radius); }
-  AxisWindow block_y(int level, Index size) const { return pluvia::block_y(tiling(), level, size); }
-  AxisWindow block_x(int level, Index size) const { return pluvia::block_x(tiling(), level, size); }
   /// All frames up to the query's, and all of them, where this rank holds `own`.
   AxisWindow past(Index own) const { return {AxisWindow::Kind::past, 0, all_frames(own)}; }
   AxisWindow every_frame(Index own) const { return {AxisWindow::Kind::all, 0, all_frames(own)}; }
