@@ -66,7 +66,7 @@ void NetworkTiming::forecast(Profile* profile) {
 
 StepPhases NetworkTiming::step(Profile* profile) {
   StepPhases phases;
-  const HaloCost before = tiles_.halo_cost();
+  const std::map<Layer, HaloCost> before = tiles_.halo_costs();
   auto last = std::chrono::steady_clock::now();
   const auto lap = [&](double& phase) {
     const auto now = std::chrono::steady_clock::now();
@@ -91,9 +91,15 @@ StepPhases NetworkTiming::step(Profile* profile) {
   phases.hidden = sync.cost().hidden_seconds;
   update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
   lap(phases.optimiser);
-  const HaloCost after = tiles_.halo_cost();
-  phases.halo = {after.pack_seconds - before.pack_seconds, after.wait_seconds - before.wait_seconds,
-                 after.bytes - before.bytes, after.messages - before.messages};
+  for (const auto& [layer, after] : tiles_.halo_costs()) {
+    const auto found = before.find(layer);
+    const HaloCost was = found == before.end() ? HaloCost{} : found->second;
+    const HaloCost cost{after.pack_seconds - was.pack_seconds, after.wait_seconds - was.wait_seconds,
+                        after.bytes - was.bytes, after.messages - was.messages};
+    phases.layers[layer] = cost;
+    phases.halo.pack_seconds += cost.pack_seconds, phases.halo.wait_seconds += cost.wait_seconds;
+    phases.halo.bytes += cost.bytes, phases.halo.messages += cost.messages;
+  }
   return phases;
 }
 

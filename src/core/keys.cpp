@@ -164,6 +164,8 @@ void declare(BenchSettings& s, const Declare& key) {
   key("bench.nx", &s.nx, "cells", extent, "columns of the grid that is timed");
   key("bench.inputs", &s.inputs, "channels", {.low = 1, .high = 1024}, "input channels of the network");
   key("bench.rounds", &s.rounds, "rounds", positive, "repetitions, all contenders in turn");
+  key("bench.training", &s.training, "", {},
+      "time training steps, too; false for grids of which only a forecast fits in memory");
   key("bench.ranks", &s.ranks, "ranks", positive, "rank counts of the scaling tables; empty = no tables");
   key("bench.output", &s.output, "", {.not_empty = true}, "file of the results (JSON)");
 }

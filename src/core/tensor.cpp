@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -13,6 +14,8 @@
 namespace pluvia {
 
 namespace {
+
+std::atomic<std::int64_t> allocations{0}, allocated_bytes{0};
 
 constexpr std::size_t huge_page = std::size_t{2} << 20;
 /// From this size on a tensor has a mapping of its own: next to it in the heap it would leave gaps that hardly
@@ -50,6 +53,8 @@ Tensor::Tensor(Shape s, Margin m) : shape_(s), margin_(m) {
   size_ = static_cast<std::size_t>(s.b * stride_b_);
   constexpr std::size_t alignment = 64; // a cache line and the widest vector
   const std::size_t bytes = (size_ * sizeof(float) + alignment) / alignment * alignment;
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  allocated_bytes.fetch_add(static_cast<std::int64_t>(bytes), std::memory_order_relaxed);
   if (bytes >= large) {
     const std::size_t pages = (bytes + huge_page - 1) / huge_page * huge_page;
     data_ = {map(pages), Free(pages)};
@@ -78,6 +83,22 @@ Tensor Tensor::clone(Margin m) const {
     for (Index t = 0; t < shape_.t; ++t)
       for (Index y = 0; y < shape_.y; ++y) std::memcpy(copy.cell(b, t, y, 0), cell(b, t, y, 0), row_bytes);
   return copy;
+}
+
+void Tensor::discard_rows(Index end) {
+  if (data_.get_deleter().mapped == 0) return;
+  constexpr std::uintptr_t page = 4096;
+  for (Index b = 0; b < shape_.b; ++b)
+    for (Index t = -margin_.t_lo; t < shape_.t + margin_.t_hi; ++t) {
+      const auto first = reinterpret_cast<std::uintptr_t>(cell(b, t, -margin_.y_lo, -margin_.x_lo)),
+                 last = reinterpret_cast<std::uintptr_t>(cell(b, t, end, -margin_.x_lo));
+      const std::uintptr_t from = (first + page - 1) / page * page, to = last / page * page;
+      if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+    }
+}
+
+TensorAllocations tensor_allocations() {
+  return {allocations.load(std::memory_order_relaxed), allocated_bytes.load(std::memory_order_relaxed)};
 }
 
 } // namespace pluvia

@@ -38,12 +38,10 @@ Var attend_with(Tape& tape, Decomposition& tiles, int level, const SpaceTimeBloc
 
 /// Rows and columns around a query that spatial attention sees.
 AxisWindow rows_of(const AttentionSettings& form, const Tiling& tiling, int level) {
-  return form.form == "windowed" ? block_y(tiling, level, form.window)
-                                 : around_y(tiling, level, form.radius);
+  return form.form == "windowed" ? block_y(tiling, level, form.window) : around_y(tiling, level, form.radius);
 }
 AxisWindow columns_of(const AttentionSettings& form, const Tiling& tiling, int level) {
-  return form.form == "windowed" ? block_x(tiling, level, form.window)
-                                 : around_x(tiling, level, form.radius);
+  return form.form == "windowed" ? block_x(tiling, level, form.window) : around_x(tiling, level, form.radius);
 }
 
 Rect keys_of(const AxisWindow& y, const AxisWindow& x, const Rect& r) {
@@ -119,7 +117,8 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
   const AxisWindow past = tiles.past(x->value.shape().t);
   const AxisWindow y = rows_of(form, tiles.tiling(), level), x_axis = columns_of(form, tiles.tiling(), level);
 
-  const Var n = apply(tape, block.norm, x, Activation::none);
+  // A forecast lets go of what it has used.
+  Var n = apply(tape, block.norm, x, Activation::none);
   Var mixed;
   if (form.form == "joint") {
     mixed = attend_with(tape, tiles, level, block.spatial, n, {past, y, x_axis},
@@ -131,6 +130,7 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
                              ? attend_with(tape, tiles, level, block.temporal, n, {past, own, own},
                                            watch(probe, AttentionKind::temporal, level))
                              : forward(block.recurrence[0], tape, tiles, n);
+    if (form.global == "none") n.reset();
     const Var gate = apply(tape, block.gate_temporal, temporal, apply(tape, block.gate_spatial, spatial));
     if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
     mixed = blend(tape, gate, spatial, temporal);
@@ -145,9 +145,12 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
     const Var gate = apply(tape, block.gate_mixed, mixed, apply(tape, block.gate_global, global));
     mixed = blend(tape, gate, global, mixed);
   }
+  n.reset();
   const Var attended = apply(tape, block.output, mixed, x);
-  const Var hidden =
-      gelu(tape, apply(tape, block.expand, apply(tape, block.mlp_norm, attended, Activation::none)));
+  mixed.reset();
+  Var hidden = apply(tape, block.mlp_norm, attended, Activation::none);
+  hidden = apply(tape, block.expand, hidden);
+  hidden = gelu(tape, hidden);
   return apply(tape, block.contract, hidden, attended);
 }
 

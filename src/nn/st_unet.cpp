@@ -93,8 +93,7 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base
         x);
   };
   std::vector<Index> rows(levels_.size(), 0);
-  if (!tape.recording() && !probe && dropout.rate == 0)
-    rows = slab_rows(tiles, input->value.shape().t, slab);
+  if (!tape.recording() && !probe && dropout.rate == 0) rows = slab_rows(tiles, input->value.shape().t, slab);
   Var x = std::move(input);
   if (rows[0] == 0) x = begin(tape, tiles, std::move(x));
 

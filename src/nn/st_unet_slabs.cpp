@@ -1,5 +1,5 @@
-// Levels of the network slab by slab. A slab is some whole rows of a tile; it is computed together with what its
-// operators see around it, by this rank alone: each level exchanges its input once, as deep as all of its
+// Levels of the network slab by slab. A slab is some whole rows of a tile; it is computed together with what
+// its operators see around it, by this rank alone: each level exchanges its input once, as deep as all of its
 // operators see together. What is computed too near the edge of a window is wrong and left out; where that
 // edge is the domain's, it is the edge that the operators know. Every operator makes the same bits wherever
 // the edges of its tile lie, so slabs do, too.
@@ -44,10 +44,10 @@ Var whole(const Rect& tile, Index samples, Index frames, Index channels, Margin 
 }
 
 /// x with its margins filled; a copy where it has others.
-Var filled(Decomposition& tiles, const HaloPlan& plan, Var x) {
+Var filled(Decomposition& tiles, int level, const HaloPlan& plan, Var x) {
   if (plan.sends.empty() && plan.receives.empty()) return x;
   if (x->value.margin() != plan.margin) x = Tape::leaf(x->value.clone(plan.margin));
-  tiles.exchange(plan, {&x->value}).finish();
+  tiles.exchange(plan, {&x->value}, {"slabs", level}).finish();
   return x;
 }
 
@@ -62,6 +62,11 @@ private:
   Communicator alone_;
   Decomposition tiles_;
 };
+
+/// What is read for the last time, and by nobody else, gives its memory to what is made of it.
+void discard_before(const Var& x, const Rect& tile, Index row) {
+  if (x.use_count() == 1) x->value.discard_rows(row - tile.y0);
+}
 
 std::vector<Rect> slabs_of(const Rect& tile, Index rows) {
   std::vector<Rect> out;
@@ -160,7 +165,7 @@ StUnet::Descent StUnet::descend(Tape& tape, Decomposition& tiles, const std::vec
   const bool first = l == 0, last = l + 1 == levels_.size(), merges = first && merged_ == 1;
   const int level = merged_ + static_cast<int>(l);
   const Rect tile = tiles.tile(level);
-  x = filled(tiles, input_halo(tiles, l), std::move(x));
+  x = filled(tiles, level, input_halo(tiles, l), std::move(x));
   const Shape s = x->value.shape();
   Descent out;
   // The coarsest skip is what the decoder begins with.
@@ -173,6 +178,8 @@ StUnet::Descent StUnet::descend(Tape& tape, Decomposition& tiles, const std::vec
   for (const Rect& slab : slabs_of(tile, rows[l])) {
     const Rect seen = seen_by_level(tiling, l, slab), asked = seen_by_skip(tiling, l, slab);
     Window window(tiles, level, seen);
+    // Later slabs see no row before.
+    discard_before(x, merges ? tiles.tile(0) : tile, merges ? 2 * seen.y0 : seen.y0);
     Var v = merges ? cut(x, tiles.tile(0), tiling.existing(0, finer(seen)))
                    : cut(x, tile, seen, first ? input_margin() : Margin{});
     if (first) v = begin(tape, window.tiles(), std::move(v));
@@ -197,14 +204,16 @@ Var StUnet::ascend(Tape& tape, Decomposition& tiles, const std::vector<Index>& r
   const Tiling& tiling = tiles.tiling();
   const int level = merged_ + static_cast<int>(l);
   const Rect tile = tiles.tile(level), coarse_tile = tiles.tile(level + 1), finest = tiles.tile(0);
-  d = filled(tiles, decoder_halo(tiles, l), std::move(d));
-  skip = filled(tiles, skip_halo(tiles, l), std::move(skip));
+  d = filled(tiles, level + 1, decoder_halo(tiles, l), std::move(d));
+  skip = filled(tiles, level, skip_halo(tiles, l), std::move(skip));
   const Shape s = d->value.shape();
   Var out = l > 0 ? whole(tile, s.b, s.t, settings_.channels[l], decoder_margin(tiles, rows, l))
                   : whole(finest, s.b, s.t, base->value.shape().c, {});
   for (const Rect& slab : slabs_of(tile, rows[l])) {
     const Rect seen = seen_by_decoder(tiling, l, slab);
     Window window(tiles, level, seen);
+    discard_before(d, coarse_tile, coarser(seen).y0);
+    discard_before(skip, tile, seen.y0);
     Var v = apply(tape, layers.up, cut(d, coarse_tile, coarser(seen)));
     v = unmerge(tape, v, seen.height(), seen.width(), cut(skip, tile, seen));
     v = pluvia::forward(layers.decode, tape, window.tiles(), level, v);
@@ -214,9 +223,9 @@ Var StUnet::ascend(Tape& tape, Decomposition& tiles, const std::vector<Index>& r
     }
     v = cut(v, seen, slab);
     const Rect cells = merged_ == 0 ? slab : tiling.existing(0, finer(slab));
-    v = merged_ == 0 ? apply(tape, head_, v, cut(base, finest, cells))
-                     : unmerge(tape, apply(tape, head_, v), cells.height(), cells.width(),
-                               cut(base, finest, cells));
+    v = merged_ == 0
+            ? apply(tape, head_, v, cut(base, finest, cells))
+            : unmerge(tape, apply(tape, head_, v), cells.height(), cells.width(), cut(base, finest, cells));
     copy_cells(v->value, cells, out->value, finest, cells);
   }
   return out;

@@ -45,7 +45,7 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
   if (tape.recording()) record = std::make_shared<RecurrenceRecord>(make_recurrence_record(s));
   const std::vector<Span> strips = recurrence_strips(s.y, tiles.partition().time.parts());
   {
-    Relay line(tiles.time(), Relay::Direction::up, tiles.halo_cost());
+    Relay line(tiles.time(), Relay::Direction::up, tiles.halo_cost({"recurrence", -1}));
     for (const Span rows : strips)
       relay(line, s, rows.size(), [&](CellState& state) {
         recur(precision, z->value, weight.value, rows, state, record.get(), hidden);
@@ -54,7 +54,8 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
   const auto pull = [&tiles, precision, blocks = tape.blocks(), z, s, strips, record, &weight](Node& node) {
     Tensor dz(z->value.shape(), z->grad_margin);
     {
-      Relay line(tiles.time(), Relay::Direction::down, tiles.halo_cost());
+      Relay line(tiles.time(), Relay::Direction::down,
+                 tiles.halo_cost({"recurrence", -1, Layer::Pass::backward}));
       for (const Span rows : strips)
         relay(line, s, rows.size(), [&](CellState& state) {
           recur_gradients(precision, node.grad, weight.value, rows, *record, state, dz);

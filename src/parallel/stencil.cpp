@@ -1,5 +1,6 @@
 #include "pluvia/parallel/stencil.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <memory>
 
@@ -21,6 +22,51 @@ bool at_home(const Decomposition& tiles, const AttentionWindow& window) {
   return stays_home(tiles.partition().time, window);
 }
 
+/// The outputs of a convolution that read nothing of what an exchange brings, and the others.
+struct Split {
+  std::vector<OutputPart> inside, rim;
+};
+
+/// Whether others send anything, and the kernel computes parts (that of bf16 rounds its whole input first).
+bool can_split(const HaloPlan& plan, int rank, Precision precision) {
+  return precision == Precision::f32 &&
+         std::ranges::any_of(plan.receives, [&](const auto& piece) { return piece.peer != rank; });
+}
+
+Split split(const HaloPlan& plan, const Shape& s, const Margin& m) {
+  Margin wet; // margins that hold more than zeros
+  for (const HaloPlan::Piece& piece : plan.receives) {
+    const Span frames = piece.frames_of(s.t);
+    if (frames.from < 0) wet.t_lo = m.t_lo;
+    if (frames.to > s.t) wet.t_hi = m.t_hi;
+    if (piece.cells.y0 < 0) wet.y_lo = m.y_lo;
+    if (piece.cells.y1 > s.y) wet.y_hi = m.y_hi;
+    if (piece.cells.x0 < 0) wet.x_lo = m.x_lo;
+    if (piece.cells.x1 > s.x) wet.x_hi = m.x_hi;
+  }
+  const Span t{wet.t_lo, s.t - wet.t_hi}, y{wet.y_lo, s.y - wet.y_hi};
+  Span x{wet.x_lo, s.x - wet.x_hi};
+  // Rows inside are whole tiles of the kernel: a row in pieces takes hardly more of them.
+  const Index spare = x.size() > 0 ? x.size() % cells_at_once() : 0;
+  if (wet.x_hi > 0)
+    x.to -= spare;
+  else if (wet.x_lo > 0)
+    x.from += spare;
+  if (t.size() <= 0 || y.size() <= 0 || x.size() <= 0) return {};
+  Split out{{{t, y, x}}, {}};
+  const auto add = [&](const OutputPart& part) {
+    if (part.t.size() > 0 && part.y.size() > 0 && part.x.size() > 0) out.rim.push_back(part);
+  };
+  const Span rows{0, s.y}, columns{0, s.x};
+  add({{0, t.from}, rows, columns});
+  add({{t.to, s.t}, rows, columns});
+  add({t, {0, y.from}, columns});
+  add({t, {y.to, s.y}, columns});
+  add({t, y, {0, x.from}});
+  add({t, y, {x.to, s.x}});
+  return out;
+}
+
 } // namespace
 
 Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter& weight, Parameter& bias,
@@ -28,14 +74,28 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   assert(x->value.margin() == reach(stencil));
   Shape s = x->value.shape();
   s.c = weight.value.shape().c;
-  tiles.exchange(tiles.stencil_halo(level, stencil), {&x->value}).finish();
+  const HaloPlan& plan = tiles.stencil_halo(level, stencil);
+  HaloExchange halo = tiles.exchange(plan, {&x->value}, {"conv3d", level});
   Tensor y(s);
   const Precision precision = tape.precision();
-  convolution(precision, x->value, weight.value, stencil, bias.value.cell(0, 0, 0, 0),
-              residual ? &residual->value : nullptr, y);
+  const float* const b = bias.value.cell(0, 0, 0, 0);
+  const Tensor* const addend = residual ? &residual->value : nullptr;
+  // What is inside is computed while the halo travels, to the same bits: every output is a chain of its own.
+  const Split parts =
+      can_split(plan, tiles.comm().rank(), precision) ? split(plan, s, x->value.margin()) : Split{};
+  if (parts.inside.empty()) {
+    halo.finish();
+    convolution(precision, x->value, weight.value, stencil, b, addend, y);
+  } else {
+    const PackedWeights w = pack(weight.value, stencil);
+    convolve(x->value, w, b, addend, y, parts.inside);
+    halo.finish();
+    if (!parts.rim.empty()) convolve(x->value, w, b, addend, y, parts.rim);
+  }
   const auto pull = [&tiles, level, precision, blocks = tape.blocks(), x, &weight, &bias, stencil,
                      residual](Node& node) {
-    HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad});
+    HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad},
+                                           {"conv3d", level, Layer::Pass::backward});
     pull_convolution_weight(blocks, precision, x->value, node.grad, stencil, weight, &bias);
     exchange.finish();
     if (x->needs_grad) {
@@ -65,7 +125,9 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
               const AttentionWindow& window, const AttentionView& view) {
   const TileOrigin origin = origin_of(tiles, level, window);
   const bool home = at_home(tiles, window);
-  if (!home) tiles.exchange(tiles.key_halo(level, window), {&k->value, &v->value}).finish();
+  if (!home)
+    tiles.exchange(tiles.key_halo(level, window), {&k->value, &v->value}, {attention_name(window), level})
+        .finish();
   // Queries of leads are shared; known alike on every rank, even one whose tile is a single cell.
   const bool shared = window.t.kind == AxisWindow::Kind::all;
   Shape s = k->value.shape();
@@ -85,7 +147,10 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
     if (!home) {
       std::vector<Tensor*> haloed{&node.grad, log_sum.get(), &delta};
       if (!shared) haloed.push_back(&q->value);
-      tiles.exchange(tiles.query_halo(level, window), haloed).finish();
+      tiles
+          .exchange(tiles.query_halo(level, window), haloed,
+                    {attention_name(window), level, Layer::Pass::backward})
+          .finish();
     }
     Tensor dk(k->value.shape(), k->grad_margin), dv(v->value.shape(), v->grad_margin);
     Tensor dq;

@@ -93,7 +93,8 @@ TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
       const Var many = logits(net, tape, tiles);
       EXPECT_EQ(differences(many->value, single->value, tiles.tile(0)), 0)
           << rows << " rows, " << threads << " threads";
-      // Slabs of single cells of the next level, and of some: the same on ranks whose tiles have other heights.
+      // Slabs of single cells of the next level, and of some: the same on ranks whose tiles have other
+      // heights.
       for (const Index slab : {2, 10}) {
         const Var streamed = logits(net, tape, tiles, {0, slab});
         EXPECT_EQ(differences(streamed->value, single->value, tiles.tile(0)), 0)
@@ -103,16 +104,17 @@ TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, StUnetOn,
-                         ::testing::Values(Case{"neighbourhood", "none", 61, 53, 1, 0, Edge::closed},
-                                           Case{"neighbourhood", "linear", 40, 48, 2, 1, Edge::periodic},
-                                           Case{"windowed", "linear", 61, 53, 2, 0, Edge::closed},
-                                           Case{"joint", "linear", 33, 29, 1, 1, Edge::closed},
-                                           Case{"neighbourhood", "none", 40, 48, 2, 1, Edge::periodic},
-                                           Case{"neighbourhood", "none", 37, 32, 1, 2, Edge::periodic, {0, 1}},
-                                           Case{"windowed", "none", 61, 53, 1, 0, Edge::closed, {0, 2}},
-                                           Case{"windowed", "none", 40, 48, 1, 0, Edge::periodic, {0, 2}, "recurrent"},
-                                           Case{"joint", "none", 45, 29, 2, 0, Edge::closed, {0, 1, 2}}));
+INSTANTIATE_TEST_SUITE_P(
+    Forms, StUnetOn,
+    ::testing::Values(Case{"neighbourhood", "none", 61, 53, 1, 0, Edge::closed},
+                      Case{"neighbourhood", "linear", 40, 48, 2, 1, Edge::periodic},
+                      Case{"windowed", "linear", 61, 53, 2, 0, Edge::closed},
+                      Case{"joint", "linear", 33, 29, 1, 1, Edge::closed},
+                      Case{"neighbourhood", "none", 40, 48, 2, 1, Edge::periodic},
+                      Case{"neighbourhood", "none", 37, 32, 1, 2, Edge::periodic, {0, 1}},
+                      Case{"windowed", "none", 61, 53, 1, 0, Edge::closed, {0, 2}},
+                      Case{"windowed", "none", 40, 48, 1, 0, Edge::periodic, {0, 2}, "recurrent"},
+                      Case{"joint", "none", 45, 29, 2, 0, Edge::closed, {0, 1, 2}}));
 
 TEST(StUnet, GradientMatchesFiniteDifferences) {
   const ModelSettings settings = small_model("neighbourhood", "linear", 1, 1);

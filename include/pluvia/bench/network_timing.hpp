@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <map>
 
 #include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/settings.hpp"
@@ -15,6 +16,7 @@ struct StepPhases {
   double forward = 0, loss = 0, backward = 0, reduction = 0, optimiser = 0;
   double hidden = 0; ///< part of backward: sums of gradients are on their way
   HaloCost halo;
+  std::map<Layer, HaloCost> layers; ///< the same, layer by layer
   double total() const { return forward + loss + backward + reduction + optimiser; }
 };
 

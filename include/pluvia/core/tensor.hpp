@@ -58,6 +58,9 @@ public:
   bool dense() const { return margin_ == Margin{}; }
 
   void fill(float value);
+  /// Gives the memory of all frames' rows before `y`, margins included, back to the system, as far as it lies on
+  /// pages of their own: of large tensors that are read for the last time. Their values are undefined then.
+  void discard_rows(Index y);
   /// A copy of the interior with other margins (their values undefined).
   Tensor clone(Margin margin = {}) const;
 
@@ -75,5 +78,11 @@ private:
   Margin margin_{};
   Index stride_y_ = 0, stride_t_ = 0, stride_b_ = 0;
 };
+
+/// Tensors that this process has allocated so far: counted for those who measure, nothing depends on it.
+struct TensorAllocations {
+  std::int64_t count = 0, bytes = 0;
+};
+TensorAllocations tensor_allocations();
 
 } // namespace pluvia

@@ -1,5 +1,7 @@
 #pragma once
+#include <compare>
 #include <map>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -31,6 +33,14 @@ AxisWindow every_column(const Tiling& tiling, int level);
 /// True when no query looks beyond its own cell and the frames of its rank: decided alike on every rank.
 bool stays_home(const TimeAxis& time, const AttentionWindow& window);
 
+/// Who exchanges: an operator, as a profile calls it, on one level in one pass.
+struct Layer {
+  std::string_view name;
+  int level = 0;
+  enum class Pass { forward, backward } pass = Pass::forward;
+  auto operator<=>(const Layer&) const = default;
+};
+
 /// The tiles and frames of one domain over the ranks of one communicator, with the halo plans its operators
 /// need: each is made once.
 class Decomposition {
@@ -56,13 +66,13 @@ public:
   const HaloPlan& key_halo(int level, const AttentionWindow& window);
   const HaloPlan& query_halo(int level, const AttentionWindow& window);
 
-  /// Starts an exchange over all ranks, whose cost is booked below. Collective.
-  HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors) {
-    return {plan, comm_, std::move(tensors), halo_cost_};
+  /// Starts an exchange over all ranks, whose cost is booked on a layer. Collective.
+  HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors, const Layer& layer) {
+    return {plan, comm_, std::move(tensors), halo_costs_[layer]};
   }
   /// What exchanges have cost this rank so far; who sends otherwise books it here, too.
-  const HaloCost& halo_cost() const { return halo_cost_; }
-  HaloCost& halo_cost() { return halo_cost_; }
+  HaloCost& halo_cost(const Layer& layer) { return halo_costs_[layer]; }
+  const std::map<Layer, HaloCost>& halo_costs() const { return halo_costs_; }
 
   AxisWindow around_y(int level, Index radius) const { return pluvia::around_y(tiling(), level, radius); }
   AxisWindow around_x(int level, Index radius) const { return pluvia::around_x(tiling(), level, radius); }
@@ -79,7 +89,7 @@ private:
   Partition partition_;
   Communicator space_, time_;
   std::map<Key, HaloPlan> plans_;
-  HaloCost halo_cost_;
+  std::map<Layer, HaloCost> halo_costs_;
 };
 
 } // namespace pluvia
