@@ -20,7 +20,8 @@ Grid grid_of(Index ny, Index nx) {
 }
 
 Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
-  Tensor t = Tensor::zeros(shape, margin);
+  Tensor t = Tensor::apart(shape, margin);
+  t.fill(0.0F);
   std::uint64_t n = 0;
   for (Index b = 0; b < shape.b; ++b)
     for (Index f = 0; f < shape.t; ++f)

@@ -18,12 +18,10 @@ namespace {
 std::atomic<std::int64_t> allocations{0}, allocated_bytes{0};
 
 constexpr std::size_t huge_page = std::size_t{2} << 20;
-/// From this size on a tensor has a mapping of its own: next to it in the heap it would leave gaps that hardly
-/// another fits, which doubled what a forecast of a large domain held. Smaller ones are recycled by the heap,
-/// for every fresh page is cleared when it is touched; here that costs little beside what fills it, page by
-/// huge page.
+/// From this size on a tensor is worth a mapping.
 constexpr std::size_t large = std::size_t{128} << 20;
 
+/// In huge pages, where there are some: clearing these costs little beside what fills them.
 float* map(std::size_t bytes) {
   // Huge pages begin at multiples of their size, mappings do not: what lies before and after goes back.
   void* const raw =
@@ -33,7 +31,7 @@ float* map(std::size_t bytes) {
   const std::size_t before = (huge_page - reinterpret_cast<std::uintptr_t>(raw) % huge_page) % huge_page;
   if (before > 0) munmap(first, before);
   if (before < huge_page) munmap(first + before + bytes, huge_page - before);
-  madvise(first + before, bytes, MADV_HUGEPAGE); // where there are none, small ones do
+  madvise(first + before, bytes, MADV_HUGEPAGE);
   return reinterpret_cast<float*>(first + before);
 }
 
@@ -46,7 +44,11 @@ void Tensor::Free::operator()(float* p) const {
     std::free(p);
 }
 
-Tensor::Tensor(Shape s, Margin m) : shape_(s), margin_(m) {
+Tensor::Tensor(Shape s, Margin m) : Tensor(s, m, false) {}
+
+Tensor Tensor::apart(Shape s, Margin m) { return {s, m, true}; }
+
+Tensor::Tensor(Shape s, Margin m, bool apart) : shape_(s), margin_(m) {
   stride_y_ = (s.x + m.x_lo + m.x_hi) * s.c;
   stride_t_ = (s.y + m.y_lo + m.y_hi) * stride_y_;
   stride_b_ = (s.t + m.t_lo + m.t_hi) * stride_t_;
@@ -55,7 +57,7 @@ Tensor::Tensor(Shape s, Margin m) : shape_(s), margin_(m) {
   const std::size_t bytes = (size_ * sizeof(float) + alignment) / alignment * alignment;
   allocations.fetch_add(1, std::memory_order_relaxed);
   allocated_bytes.fetch_add(static_cast<std::int64_t>(bytes), std::memory_order_relaxed);
-  if (bytes >= large) {
+  if (apart && bytes >= large) {
     const std::size_t pages = (bytes + huge_page - 1) / huge_page * huge_page;
     data_ = {map(pages), Free(pages)};
   } else {

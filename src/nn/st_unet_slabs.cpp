@@ -38,9 +38,9 @@ Var cut(const Var& x, const Rect& cells, const Rect& part, Margin margin = {}) {
   return Tape::leaf(std::move(out));
 }
 
-/// A tile's values, as its slabs come; allocated before these, so as to leave no gaps between.
+/// A tile's values, as its slabs come.
 Var whole(const Rect& tile, Index samples, Index frames, Index channels, Margin margin) {
-  return Tape::leaf(Tensor({samples, frames, tile.height(), tile.width(), channels}, margin));
+  return Tape::leaf(Tensor::apart({samples, frames, tile.height(), tile.width(), channels}, margin));
 }
 
 /// x with its margins filled; a copy where it has others.

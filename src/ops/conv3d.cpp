@@ -166,8 +166,8 @@ PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil) {
   return pack_transposed_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
 }
 
-Index cells_at_once() {
-  return tile_cells;
+Index cells_at_once(Index row) {
+  return even_part(row, tile_cells);
 }
 
 void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,

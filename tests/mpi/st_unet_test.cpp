@@ -116,6 +116,23 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"windowed", "none", 40, 48, 1, 0, Edge::periodic, {0, 2}, "recurrent"},
                       Case{"joint", "none", 45, 29, 2, 0, Edge::closed, {0, 1, 2}}));
 
+TEST(StUnet, SlabsAreAllThatExistsOfALevel) {
+  ModelSettings settings = small_model("windowed", "none", 1, 0);
+  const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
+  StUnet net(settings, {inputs, leads, classes}, 3);
+  Decomposition tiles(alone, Tiling(64, 24, levels_of(settings), 1, 1));
+  const auto tallest = [&](const SlabSize& slab) {
+    Profile profile;
+    Tape tape(Tape::Mode::forget, Precision::f32, Tape::Keep::everything, &profile);
+    logits(net, tape, tiles, slab);
+    Index rows = 0;
+    for (const Profile::Row& row : profile.rows()) rows = std::max(rows, row.output.y);
+    return rows;
+  };
+  EXPECT_EQ(tallest({}), 64);
+  EXPECT_LE(tallest({0, 8}), 8 + 2 * 3); // the stem's and two convolutions' reach around a slab
+}
+
 TEST(StUnet, GradientMatchesFiniteDifferences) {
   const ModelSettings settings = small_model("neighbourhood", "linear", 1, 1);
   const Communicator world(MPI_COMM_WORLD);

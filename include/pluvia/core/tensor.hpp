@@ -30,6 +30,9 @@ public:
   Tensor() = default;
   explicit Tensor(Shape shape, Margin margin = {});
   static Tensor zeros(Shape shape, Margin margin = {});
+  /// One that lives long among others that come and go: when large it has a mapping of its own, which leaves no
+  /// gap in the heap and goes back to the system with it. Each of its pages is fresh, and cleared first.
+  static Tensor apart(Shape shape, Margin margin = {});
   Tensor(Tensor&&) noexcept = default;
   Tensor& operator=(Tensor&&) noexcept = default;
 
@@ -65,6 +68,7 @@ public:
   Tensor clone(Margin margin = {}) const;
 
 private:
+  Tensor(Shape shape, Margin margin, bool apart);
   struct Free {
     Free() : mapped(0) {}
     explicit Free(std::size_t mapping) : mapped(mapping) {}

@@ -47,8 +47,9 @@ struct OutputPart {
 /// outputs in these, which read no more of x. Local.
 void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,
               std::span<const OutputPart> parts = {});
-/// Neighbouring outputs of a row that are computed together, at most: what remains of a row costs as much.
-Index cells_at_once();
+/// Neighbouring outputs of a row of so many that convolve computes together: a part of a row that is no
+/// multiple of it costs more than its share.
+Index cells_at_once(Index row);
 
 /// dw += sum over cells of x dy, db += sum of dy (db may be null). x as in convolve; dw [t, y, x, C_in,
 /// C_out]. The same bits for every thread count. Local.
