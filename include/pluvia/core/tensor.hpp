@@ -30,8 +30,8 @@ public:
   Tensor() = default;
   explicit Tensor(Shape shape, Margin margin = {});
   static Tensor zeros(Shape shape, Margin margin = {});
-  /// One that lives long among others that come and go: when large it has a mapping of its own, which leaves no
-  /// gap in the heap and goes back to the system with it. Each of its pages is fresh, and cleared first.
+  /// One that lives long among others that come and go: when large it has a mapping of its own, which leaves
+  /// no gap in the heap and goes back to the system with it. Each of its pages is fresh, and cleared first.
   static Tensor apart(Shape shape, Margin margin = {});
   Tensor(Tensor&&) noexcept = default;
   Tensor& operator=(Tensor&&) noexcept = default;
@@ -61,8 +61,8 @@ public:
   bool dense() const { return margin_ == Margin{}; }
 
   void fill(float value);
-  /// Gives the memory of all frames' rows before `y`, margins included, back to the system, as far as it lies on
-  /// pages of their own: of large tensors that are read for the last time. Their values are undefined then.
+  /// Gives the memory of all frames' rows before `y`, margins included, back to the system: of one apart that
+  /// is read for the last time. Their values are undefined then.
   void discard_rows(Index y);
   /// A copy of the interior with other margins (their values undefined).
   Tensor clone(Margin margin = {}) const;

@@ -43,8 +43,8 @@ struct OutputPart {
 /// y = bias + sum over taps and input channels of x w (+ residual): [B, T, Y, X, C_in] -> [B, T, Y, X,
 /// C_out]. x must have at least the stencil's reach as margin, filled. Every output is one chain of fused
 /// multiply-adds in the order of taps and channels, so its bits depend on nothing but its inputs: not on the
-/// tile, the thread count or the vector width. bias [C_out] and residual may be null. Where parts are given, only the
-/// outputs in these, which read no more of x. Local.
+/// tile, the thread count or the vector width. bias [C_out] and residual may be null. Where
+/// parts are given, only the outputs in these, which read no more of x. Local.
 void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,
               std::span<const OutputPart> parts = {});
 /// Neighbouring outputs of a row of so many that convolve computes together: a part of a row that is no
