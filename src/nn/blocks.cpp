@@ -36,6 +36,18 @@ Var attend_with(Tape& tape, Decomposition& tiles, int level, const SpaceTimeBloc
                    apply(tape, heads.v, n, nullptr, keys), window, view);
 }
 
+/// Rows and columns around a query that spatial attention sees.
+AxisWindow rows_of(const AttentionSettings& form, const Tiling& tiling, int level) {
+  return form.form == "windowed" ? block_y(tiling, level, form.window) : around_y(tiling, level, form.radius);
+}
+AxisWindow columns_of(const AttentionSettings& form, const Tiling& tiling, int level) {
+  return form.form == "windowed" ? block_x(tiling, level, form.window) : around_x(tiling, level, form.radius);
+}
+
+Rect keys_of(const AxisWindow& y, const AxisWindow& x, const Rect& r) {
+  return {y.keys(r.y0).from, y.keys(r.y1 - 1).to, x.keys(r.x0).from, x.keys(r.x1 - 1).to};
+}
+
 } // namespace
 
 ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, Index channels,
@@ -52,6 +64,10 @@ Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int le
   h = conv3d(tape, tiles, level, h, *block.first.weight, *block.first.bias, block.first.stencil);
   h = gelu(tape, h, margin);
   return conv3d(tape, tiles, level, h, *block.second.weight, *block.second.bias, block.second.stencil, x);
+}
+
+Rect seen_by(const ResidualBlock& block, const Tiling&, int, const Rect& cells) {
+  return grown(grown(cells, reach(block.second.stencil)), reach(block.first.stencil));
 }
 
 Recurrence make_recurrence(ParameterSet& set, const std::string& name, Index c) {
@@ -99,12 +115,10 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
   const AttentionSettings& form = block.settings;
   const AxisWindow own{AxisWindow::Kind::own, 0, 0};
   const AxisWindow past = tiles.past(x->value.shape().t);
-  const AxisWindow y =
-      form.form == "windowed" ? tiles.block_y(level, form.window) : tiles.around_y(level, form.radius);
-  const AxisWindow x_axis =
-      form.form == "windowed" ? tiles.block_x(level, form.window) : tiles.around_x(level, form.radius);
+  const AxisWindow y = rows_of(form, tiles.tiling(), level), x_axis = columns_of(form, tiles.tiling(), level);
 
-  const Var n = apply(tape, block.norm, x, Activation::none);
+  // A forecast lets go of what it has used.
+  Var n = apply(tape, block.norm, x, Activation::none);
   Var mixed;
   if (form.form == "joint") {
     mixed = attend_with(tape, tiles, level, block.spatial, n, {past, y, x_axis},
@@ -116,6 +130,7 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
                              ? attend_with(tape, tiles, level, block.temporal, n, {past, own, own},
                                            watch(probe, AttentionKind::temporal, level))
                              : forward(block.recurrence[0], tape, tiles, n);
+    if (form.global == "none") n.reset();
     const Var gate = apply(tape, block.gate_temporal, temporal, apply(tape, block.gate_spatial, spatial));
     if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
     mixed = blend(tape, gate, spatial, temporal);
@@ -130,10 +145,18 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
     const Var gate = apply(tape, block.gate_mixed, mixed, apply(tape, block.gate_global, global));
     mixed = blend(tape, gate, global, mixed);
   }
+  n.reset();
   const Var attended = apply(tape, block.output, mixed, x);
-  const Var hidden =
-      gelu(tape, apply(tape, block.expand, apply(tape, block.mlp_norm, attended, Activation::none)));
+  mixed.reset();
+  Var hidden = apply(tape, block.mlp_norm, attended, Activation::none);
+  hidden = apply(tape, block.expand, hidden);
+  hidden = gelu(tape, hidden);
   return apply(tape, block.contract, hidden, attended);
+}
+
+Rect seen_by(const SpaceTimeBlock& block, const Tiling& tiling, int level, const Rect& cells) {
+  const AttentionSettings& form = block.settings;
+  return keys_of(rows_of(form, tiling, level), columns_of(form, tiling, level), cells);
 }
 
 SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, Index c, Index radius,
@@ -176,6 +199,10 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
                           watch(probe, AttentionKind::skip, level));
   k.reset(), v.reset();
   return apply(tape, skip.output, o);
+}
+
+Rect seen_by(const SkipAttention& skip, const Tiling& tiling, int level, const Rect& cells) {
+  return keys_of(around_y(tiling, level, skip.radius), around_x(tiling, level, skip.radius), cells);
 }
 
 } // namespace pluvia
