@@ -33,7 +33,7 @@ TEST(SteadyMemory, LaterStepsTakeNone) {
   settings.model.history = 4;
   settings.target.leads_hours = {6, 12};
   const Communicator world(MPI_COMM_WORLD);
-  NetworkTiming network(world, settings, Precision::f32, 96, 96);
+  NetworkTiming network(world, settings, Precision::f32, Device::host, 96, 96);
   for (int i = 0; i < 3; ++i) network.step(), network.forecast();
   const TensorAllocations before = tensor_allocations();
   const Held first = held();
