@@ -32,7 +32,11 @@ while [ "$killed" -lt "$kills" ] && [ ! -e "chaos/$last" ]; do
   job=$!
   sleep "$((RANDOM % 2)).$((RANDOM % 10))"
   # The job may be at its beginning, without ranks yet, or at its end.
-  if kill_rank $((RANDOM % ranks)) "train.output=chaos" >/dev/null; then
+  victim=$((RANDOM % ranks)) hit=false
+  until $hit || ! kill -0 "$job" 2>/dev/null; do
+    if kill_rank "$victim" "train.output=chaos" >/dev/null; then hit=true; else sleep 0.1; fi
+  done
+  if $hit; then
     killed=$((killed + 1))
     if wait "$job"; then echo "a job of which a rank was killed ended well"; exit 1; fi
   else
