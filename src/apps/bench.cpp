@@ -299,7 +299,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     std::filesystem::remove(s.bench.output + ".part");
   });
   const int rounds = static_cast<int>(s.bench.rounds), threads = omp_get_max_threads();
-  const Device device = take_device(world, s.parallel.device);
+  const Device device = agree_device(world, s);
   const Precision precision = agree_precision(world, s.train.precision, device);
   NetworkTiming network(world, s, precision, device, s.bench.ny, s.bench.nx);
   const std::string devices = describe_devices(world, device);

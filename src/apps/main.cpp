@@ -105,7 +105,8 @@ void recycle_memory() {
 
 ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
   CLI::App app("Calibrated probabilities of precipitation from satellite image sequences", "pluvia");
-  app.set_version_flag("--version", "pluvia " PLUVIA_VERSION);
+  const bool cuda = accelerator::kind() == accelerator::Kind::cuda;
+  app.set_version_flag("--version", std::string("pluvia " PLUVIA_VERSION) + (cuda ? " with CUDA" : ""));
   app.require_subcommand(1);
   app.footer("\nEvery subcommand runs on one rank or, under mpirun or srun, on many, with the same result.\n"
              "Exit codes: 0 done, 1 failed, 2 bad configuration or usage, 3 bad or insufficient data,\n"

@@ -238,7 +238,14 @@ void HaloExchange::post(Message& m, bool receive) {
 }
 
 HaloExchange::~HaloExchange() {
-  if (!finished_) MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
+  if (finished_) return;
+  if (link_) {
+    try {
+      link_->finish(); // messages must not lose their memory under way
+    } catch (...) { // the failure that is on its way says more
+    }
+  }
+  MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
 }
 
 void HaloExchange::finish() {

@@ -1,6 +1,7 @@
 #include <nccl.h>
 
 #include <cstring>
+#include <exception>
 #include <span>
 #include <string>
 
@@ -31,7 +32,10 @@ struct DeviceLink::Parts {
     cuda::check(cudaStreamWaitEvent(later, event), "The order of work on the GPU cannot be noted");
   }
   ~Parts() {
-    if (comm) ncclCommAbort(comm);
+    if (comm && std::uncaught_exceptions() == 0 && cudaStreamSynchronize(stream) == cudaSuccess)
+      ncclCommDestroy(comm);
+    else if (comm)
+      ncclCommAbort(comm); // peers may never come
     if (event) cudaEventDestroy(event);
     if (stream) cudaStreamDestroy(stream);
   }

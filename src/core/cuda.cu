@@ -78,6 +78,13 @@ void release(void* memory) noexcept {
 void to_accelerator(void* to, const void* from, std::size_t bytes) {
   cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda::stream()),
               "A copy to the GPU failed");
+  // The host's memory has been read by now, but where the GPU reads it by itself.
+  static const bool by_itself = [] {
+    int device = 0, yes = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&yes, cudaDevAttrPageableMemoryAccess, device) == cudaSuccess && yes != 0;
+  }();
+  if (by_itself) wait();
 }
 
 void to_host(void* to, const void* from, std::size_t bytes) {

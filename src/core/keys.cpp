@@ -168,7 +168,7 @@ void declare(BenchSettings& s, const Declare& key) {
   key("bench.ny", &s.ny, "cells", extent, "rows of the grid that is timed");
   key("bench.nx", &s.nx, "cells", extent, "columns of the grid that is timed");
   key("bench.inputs", &s.inputs, "channels", {.low = 1, .high = 1024}, "input channels of the network");
-  key("bench.samples", &s.samples, "samples", positive,
+  key("bench.samples", &s.samples, "samples", {.low = 1, .high = 65536},
       "samples of a replica in a timed step; parallel.stages needs one for each stage");
   key("bench.rounds", &s.rounds, "rounds", positive, "repetitions, all contenders in turn");
   key("bench.training", &s.training, "", {},

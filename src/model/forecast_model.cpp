@@ -51,9 +51,11 @@ Var base_leaf(const Decomposition& tiles, const std::vector<std::vector<float>>&
 
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
             const std::vector<std::vector<float>>& base, int classes, AttentionProbe* probe) {
-  const Var x = Tape::leaf(std::move(input.features)), start = base_leaf(tiles, base, classes);
-  for (const Var& v : {x, start}) v->value = moved(std::move(v->value), network.parameters().device());
-  return network.forward(tape, tiles, x, start, {}, probe);
+  const Device device = network.parameters().device();
+  Var x = Tape::leaf(moved(std::move(input.features), device));
+  const Var start = base_leaf(tiles, base, classes);
+  start->value = moved(std::move(start->value), device);
+  return network.forward(tape, tiles, std::move(x), start, {}, probe); // which lets go of x once it is read
 }
 
 std::vector<float> exceedance_fields(const Tensor& logits) {

@@ -132,7 +132,8 @@ void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, const std::v
       break;
     }
   }
-  if (pieces.to < static_cast<Index>(pieces_.size()) || rows[0] > 0) return; // slabs end with logits
+  const bool whole_way = pieces.to == static_cast<Index>(pieces_.size());
+  if (!whole_way || (rows[0] > 0 && levels_.size() > 1)) return; // slabs on the way up end with logits
   const Rect tile = tiles.tile(0);
   x = merged_ == 0 ? lin(head_, x, base) : unmerge(tape, lin(head_, x), tile.height(), tile.width(), base);
 }

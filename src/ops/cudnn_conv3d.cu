@@ -110,12 +110,16 @@ void finish(const Value* made, Index stride, const float* bias, const ConstView&
 struct Plan {
   cudnnTensorDescriptor_t x = nullptr, y = nullptr;
   cudnnFilterDescriptor_t w = nullptr;
-  cudnnConvolutionDescriptor_t how = nullptr;
+  cudnnConvolutionDescriptor_t how = nullptr, how_filter = nullptr;
   cudnnConvolutionFwdAlgo_t forward{};
   std::size_t forward_bytes = 0;
-  bool has_filter = false;
   cudnnConvolutionBwdFilterAlgo_t filter{};
   std::size_t filter_bytes = 0;
+};
+std::size_t forward_bytes = 0;
+bool has_filter = false;
+cudnnConvolutionBwdFilterAlgo_t filter{};
+std::size_t filter_bytes = 0;
 };
 
 cudnnTensorDescriptor_t describe(const Shape& s) {
@@ -126,6 +130,27 @@ cudnnTensorDescriptor_t describe(const Shape& s) {
   check(cudnnSetTensorNdDescriptorEx(made, CUDNN_TENSOR_NHWC, CUDNN_DATA_BFLOAT16, 5, extents.data()),
         "A tensor cannot be described");
   return made;
+}
+
+/// Without padding, of stride 1, for the tensor cores.
+cudnnConvolutionDescriptor_t describe_convolution() {
+  const std::array<int, 3> none{0, 0, 0}, ones{1, 1, 1};
+  cudnnConvolutionDescriptor_t made = nullptr;
+  check(cudnnCreateConvolutionDescriptor(&made), "A convolution cannot be described");
+  check(cudnnSetConvolutionNdDescriptor(made, 3, none.data(), ones.data(), ones.data(),
+                                        CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT),
+        "A convolution cannot be described");
+  check(cudnnSetConvolutionMathType(made, CUDNN_TENSOR_OP_MATH), "A convolution cannot be described");
+  return made;
+}
+
+/// cuDNN lists algorithms from the fastest on, with those that it cannot run.
+template <class All> const auto& first_that_works(const All& all, int n, const char* problem) {
+  for (int i = 0; i < n; ++i)
+    if (all[static_cast<std::size_t>(i)].status == CUDNN_STATUS_SUCCESS)
+      return all[static_cast<std::size_t>(i)];
+  check(n > 0 ? all[0].status : CUDNN_STATUS_NOT_SUPPORTED, problem);
+  return all[0];
 }
 
 Plan& plan_of(const Shape& x, const Stencil& k, Index c_out) {
@@ -141,34 +166,31 @@ Plan& plan_of(const Shape& x, const Stencil& k, Index c_out) {
   check(cudnnCreateFilterDescriptor(&plan.w), "A filter cannot be described");
   check(cudnnSetFilterNdDescriptor(plan.w, CUDNN_DATA_BFLOAT16, CUDNN_TENSOR_NHWC, 5, filter.data()),
         "A filter cannot be described");
-  const std::array<int, 3> none{0, 0, 0}, ones{1, 1, 1};
-  check(cudnnCreateConvolutionDescriptor(&plan.how), "A convolution cannot be described");
-  check(cudnnSetConvolutionNdDescriptor(plan.how, 3, none.data(), ones.data(), ones.data(),
-                                        CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT),
-        "A convolution cannot be described");
-  check(cudnnSetConvolutionMathType(plan.how, CUDNN_TENSOR_OP_MATH), "A convolution cannot be described");
+  plan.how = describe_convolution();
   int n = 0;
-  std::array<cudnnConvolutionFwdAlgoPerf_t, 8> best{};
-  check(cudnnGetConvolutionForwardAlgorithm_v7(convolutions(), plan.x, plan.w, plan.how, plan.y, best.size(),
-                                               &n, best.data()),
+  std::array<cudnnConvolutionFwdAlgoPerf_t, 8> all{};
+  check(cudnnGetConvolutionForwardAlgorithm_v7(convolutions(), plan.x, plan.w, plan.how, plan.y, all.size(),
+                                               &n, all.data()),
         "cuDNN has no algorithm for a convolution");
-  check(n > 0 ? best[0].status : CUDNN_STATUS_NOT_SUPPORTED, "cuDNN has no algorithm for a convolution");
-  plan.forward = best[0].algo;
-  plan.forward_bytes = best[0].memory;
+  const auto& best = first_that_works(all, n, "cuDNN has no algorithm for a convolution");
+  check(cudnnSetConvolutionMathType(plan.how, best.mathType), "A convolution cannot be described");
+  plan.forward = best.algo;
+  plan.forward_bytes = best.memory;
   return plans.emplace(key, plan).first->second;
 }
 
 void plan_filter_gradient(Plan& plan) {
-  if (plan.has_filter) return;
+  if (plan.how_filter) return;
+  plan.how_filter = describe_convolution();
   int n = 0;
-  std::array<cudnnConvolutionBwdFilterAlgoPerf_t, 8> best{};
-  check(cudnnGetConvolutionBackwardFilterAlgorithm_v7(convolutions(), plan.x, plan.y, plan.how, plan.w,
-                                                      best.size(), &n, best.data()),
+  std::array<cudnnConvolutionBwdFilterAlgoPerf_t, 8> all{};
+  check(cudnnGetConvolutionBackwardFilterAlgorithm_v7(convolutions(), plan.x, plan.y, plan.how_filter, plan.w,
+                                                      all.size(), &n, all.data()),
         "cuDNN has no algorithm for a weight gradient");
-  check(n > 0 ? best[0].status : CUDNN_STATUS_NOT_SUPPORTED, "cuDNN has no algorithm for a weight gradient");
-  plan.filter = best[0].algo;
-  plan.filter_bytes = best[0].memory;
-  plan.has_filter = true;
+  const auto& best = first_that_works(all, n, "cuDNN has no algorithm for a weight gradient");
+  check(cudnnSetConvolutionMathType(plan.how_filter, best.mathType), "A convolution cannot be described");
+  plan.filter = best.algo;
+  plan.filter_bytes = best.memory;
 }
 
 /// D = A B, all stored column by column; D has m rows and n columns.
@@ -273,7 +295,7 @@ void convolve_weight_gradient(const ConstView& x, const ConstView& dy, const Ste
   DeviceArray<std::byte> workspace(plan.filter_bytes);
   const float one = 1, zero = 0;
   check(cudnnConvolutionBackwardFilter(convolutions(), &one, plan.x, operand.values.data(), plan.y,
-                                       gradient.values.data(), plan.how, plan.filter, workspace.data(),
+                                       gradient.values.data(), plan.how_filter, plan.filter, workspace.data(),
                                        plan.filter_bytes, &zero, plan.w, made.data()),
         "A weight gradient failed");
   const Bf16* const from = made.data();

@@ -4,15 +4,27 @@
 #include <cstdint>
 #include <span>
 
+#include "pluvia/comm/devices.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/ops/conv3d.hpp"
 
 namespace pluvia {
 
+Device agree_device(const Communicator& world, const Settings& settings) {
+  const std::string& wanted = settings.parallel.device;
+  const Device device =
+      take_device(world, settings.train.exact && wanted == "auto" ? std::string("cpu") : wanted);
+  if (device == Device::gpu && settings.train.exact)
+    fail(ExitCode::usage, "train.exact is not for GPUs", "their sums of gradients depend on the process grid",
+         "Use parallel.device=cpu, or leave train.exact out.");
+  return device;
+}
+
 Precision agree_precision(const Communicator& comm, const std::string& wanted, Device device) {
   if (wanted == "f32") return Precision::f32;
   if (device == Device::gpu) // a pretend one multiplies bf16 as it does f32
-    return wanted == "bf16" || accelerator::kind() == accelerator::Kind::cuda ? Precision::bf16 : Precision::f32;
+    return wanted == "bf16" || accelerator::kind() == accelerator::Kind::cuda ? Precision::bf16
+                                                                              : Precision::f32;
   std::int64_t least = static_cast<std::int64_t>(bf16_unit()), most = least;
   comm.all_reduce(std::span(&least, 1), Reduce::min);
   comm.all_reduce(std::span(&most, 1), Reduce::max);

@@ -64,14 +64,6 @@ ProcessGrid share_out(const Communicator& world, const Settings& settings) {
   return make_process_grid(world, static_cast<int>(replicas), static_cast<int>(stages));
 }
 
-Device device_for_training(const Communicator& world, const Settings& settings) {
-  const Device device = take_device(world, settings.parallel.device);
-  if (device == Device::gpu && settings.train.exact)
-    fail(ExitCode::usage, "train.exact is not for GPUs", "their sums of gradients depend on the process grid",
-         "Use parallel.device=cpu, or leave train.exact out.");
-  return device;
-}
-
 /// A sample ready for the network.
 struct Sample {
   std::size_t number; ///< in its batch
@@ -87,7 +79,7 @@ public:
       : world_(world), settings_(settings), log_(log), rule_(make_sample_rule(settings)),
         recent_(recent_weather_rule(settings)), train_(spans_to_train_on(settings.data)),
         validate_(spans_to_validate_on(settings.data)), index_(index_archive(world, settings.data.archive)),
-        device_(device_for_training(world, settings)),
+        device_(agree_device(world, settings)),
         precision_(agree_precision(world, settings.train.precision, device_)),
         grid_(share_out(world, settings)),
         tiles_(grid_.tiles, layout(settings, index_.grid, grid_.tiles.size(), whole_blocks(settings))),
@@ -513,8 +505,8 @@ void Training::restore(const Checkpoint& c, const std::string& path) {
          {std::pair{"average/", &adam_.states[i].average}, std::pair{"adam_first/", &adam_.states[i].first},
           std::pair{"adam_second/", &adam_.states[i].second}}) {
       const auto found = c.arrays.find(prefix + name);
-      if (found == c.arrays.end())
-        fail(ExitCode::data, path + " cannot be trained on", "it has no optimiser state",
+      if (found == c.arrays.end() || found->second.values.size() != values->storage().size())
+        fail(ExitCode::data, path + " cannot be trained on", "it has no optimiser state of this network",
              "Name a checkpoint_NNNNNNNN.h5.");
       set_values(*values, found->second.values);
     }

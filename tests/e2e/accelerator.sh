@@ -8,6 +8,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib/small_model.sh"
 source "$here/lib/python.sh"
 find_python netCDF4 numpy || exit 77
+if "$PLUVIA" --version | grep -q CUDA; then
+  echo "skipped: this program has no pretend accelerator"
+  exit 77
+fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
@@ -45,9 +49,10 @@ done
 
 refused() { # TEXT KEY=VALUE ...
   local status=0
-  run 2 train deck.yaml "${@:2}" train.output=refused >log 2>&1 || status=$?
+  run 2 "${command:-train}" deck.yaml "${@:2}" train.output=refused >log 2>&1 || status=$?
   [ $status -eq 2 ] && grep -q "$1" log || { echo "not refused with 2: ${*:2} ($status)"; cat log; exit 1; }
 }
-if ! "$PLUVIA" --version | grep -q CUDA; then refused "built without CUDA" parallel.device=gpu; fi
+refused "built without CUDA" parallel.device=gpu
 refused "train.exact is not for GPUs" parallel.device=pretend train.exact=true
+command=bench refused "train.exact is not for GPUs" parallel.device=pretend train.exact=true
 echo "the accelerator's forecasts are the processor's"

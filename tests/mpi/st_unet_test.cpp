@@ -143,6 +143,20 @@ TEST(StUnet, SlabsAreAllThatExistsOfALevel) {
   EXPECT_LE(tallest({0, 8}), 8 + 2 * 3); // the stem's and two convolutions' reach around a slab
 }
 
+TEST(StUnet, OfOneLevelIsTheSameInSlabs) {
+  ModelSettings settings = small_model("neighbourhood", "none", 1, 1);
+  settings.channels = {16};
+  settings.attention.levels = {0};
+  const Communicator world(MPI_COMM_WORLD);
+  StUnet net(settings, {inputs, leads, classes}, 3);
+  const GridShape shape = choose_grid_shape(31, 23, 1, world.size());
+  Decomposition tiles(world, Tiling(31, 23, 1, shape.rows, shape.cols));
+  Tape tape(Tape::Mode::forget);
+  const Var whole = logits(net, tape, tiles), slabs = logits(net, tape, tiles, {0, 2});
+  EXPECT_EQ(slabs->value.shape(), whole->value.shape());
+  EXPECT_TRUE(std::ranges::equal(slabs->value.storage(), whole->value.storage()));
+}
+
 TEST(StUnet, GradientMatchesFiniteDifferences) {
   const ModelSettings settings = small_model("neighbourhood", "linear", 1, 1);
   const Communicator world(MPI_COMM_WORLD);

@@ -28,7 +28,7 @@ def bench(args, precision, folder):
     output = Path(folder, "bench.json")
     run = subprocess.run([args.pluvia, "bench", args.config, f"train.precision={precision}", "bench.rounds=1",
                           f"parallel.threads={args.threads}", f"bench.output={output}",
-                          f"bench.ny={args.cells[0]}", f"bench.nx={args.cells[1]}",
+                          *([f"bench.ny={args.cells[0]}", f"bench.nx={args.cells[1]}"] if args.cells else []),
                           f"parallel.device={'gpu' if args.device == 'cuda' else 'cpu'}"],
                          capture_output=True, text=True)
     if run.returncode == 2 and "train.precision is bf16" in run.stderr:
@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--pluvia", default=str(HERE.parent.parent / "build/release/pluvia"))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cells", type=int, nargs=2, default=(128, 128), metavar=("NY", "NX"))
+    parser.add_argument("--cells", type=int, nargs=2, metavar=("NY", "NX"), help="instead of the CONFIG's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="PyTorch's side with torch.compile")
     parser.add_argument("-o", "--output", help="all seconds as JSON")
@@ -56,7 +56,8 @@ def main():
     seconds, ceilings, flop = {}, [], None
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(
             [sys.executable, HERE / "time_steps.py", args.config, "--serve", "--threads", str(args.threads),
-             "--device", args.device, "--cells", *map(str, args.cells), *(["--compile"] if args.compile else [])],
+             "--device", args.device, *(["--cells", *map(str, args.cells)] if args.cells else []),
+             *(["--compile"] if args.compile else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
         for _ in range(args.rounds):
             for precision in ("f32", "bf16"):

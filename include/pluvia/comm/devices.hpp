@@ -12,7 +12,7 @@ namespace pluvia {
 /// is not there. Collective.
 Device take_device(const Communicator& world, const std::string& wanted);
 
-/// For people: "2 x NVIDIA H100 80GB HBM3" or "cpu". Collective.
+/// For people: "2 ranks on NVIDIA H100 80GB HBM3" or "cpu". Collective.
 std::string describe_devices(const Communicator& world, Device device);
 
 } // namespace pluvia

@@ -11,8 +11,8 @@ namespace pluvia {
 
 /// One stage of a network: the ranks of `tiles` work on it, and `line` joins this rank with those that have
 /// the same tile and frames in the other stages, its rank there being the number of the stage. Samples are
-/// the micro-batches. Whatever the number of stages, values, gradients and the order in which gradients of
-/// samples are added to those of parameters are the same, to the bit, on the same tiles.
+/// the micro-batches. Whatever the number of stages, values, gradients and the order in which a rank adds
+/// gradients of samples to those of parameters are the same, to the bit, on the same tiles.
 class Pipeline {
 public:
   /// All must outlive it. Local.

@@ -58,7 +58,6 @@ public:
                const Dropout& dropout = {}, AttentionProbe* probe = nullptr) {
     advance(tape, tiles, pieces, std::vector<Index>(levels_.size(), 0), flow, base, dropout, probe);
   }
-  const std::vector<Piece>& pieces() const { return pieces_; }
   const ModelSettings& settings() const { return settings_; }
   /// Level of the tiling that the first entry of model.channels lies on: 1 when the input is merged, else 0.
   int first_level() const { return merged_; }

@@ -10,6 +10,10 @@
 
 namespace pluvia {
 
+/// Where training, and what is timed of it, is computed: parallel.device (see take_device), but the processors for
+/// auto with train.exact. Throws a usage Error where exact sums are asked of an accelerator. Collective.
+Device agree_device(const Communicator& world, const Settings& settings);
+
 /// What train.precision ("auto", "f32" or "bf16") comes to: auto is bf16 where every rank's processor has it
 /// natively, and all in the same unit, so that a cell has the same bits on any of them, and on GPUs; else f32.
 /// Collective. Throws a usage Error when bf16 is asked for otherwise.
