@@ -24,6 +24,7 @@
 
 #include "commands.hpp"
 #include "pluvia/core/config.hpp"
+#include "pluvia/core/device.hpp"
 
 namespace pluvia {
 namespace {

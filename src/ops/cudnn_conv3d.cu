@@ -116,11 +116,6 @@ struct Plan {
   cudnnConvolutionBwdFilterAlgo_t filter{};
   std::size_t filter_bytes = 0;
 };
-std::size_t forward_bytes = 0;
-bool has_filter = false;
-cudnnConvolutionBwdFilterAlgo_t filter{};
-std::size_t filter_bytes = 0;
-};
 
 cudnnTensorDescriptor_t describe(const Shape& s) {
   cudnnTensorDescriptor_t made = nullptr;

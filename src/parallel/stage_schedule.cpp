@@ -57,6 +57,12 @@ private:
 
 } // namespace
 
+std::vector<StageLink> chain_of(int stages) {
+  std::vector<StageLink> out;
+  for (int s = 0; s + 1 < stages; ++s) out.push_back({s, s + 1});
+  return out;
+}
+
 std::vector<Instruction> list_instructions(int stages, int stage, int micro_batches,
                                            std::span<const StageLink> links) {
   Writer writer(stage, links);

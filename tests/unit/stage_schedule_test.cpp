@@ -12,13 +12,6 @@
 namespace pluvia {
 namespace {
 
-/// From each stage to the next.
-std::vector<StageLink> chain_of(int stages) {
-  std::vector<StageLink> out;
-  for (int s = 0; s + 1 < stages; ++s) out.push_back({s, s + 1});
-  return out;
-}
-
 using Kind = Instruction::Kind;
 
 std::vector<std::vector<Instruction>> all_stages(int stages, int micro_batches,

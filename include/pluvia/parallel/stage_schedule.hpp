@@ -31,6 +31,9 @@ struct StageLink {
   bool operator==(const StageLink&) const = default;
 };
 
+/// From each stage to the next.
+std::vector<StageLink> chain_of(int stages);
+
 /// What one stage does in a step, in this order: as many samples go forward as there are stages from here to
 /// the last; then each backward pass of inputs makes room for one more forward (one forward, one backward:
 /// Narayanan et al. 2019). The gradients of weights follow `stage` samples later, so that the last backward
