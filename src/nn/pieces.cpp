@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
+
+#include "pluvia/core/error.hpp"
+#include "pluvia/ops/attention.hpp"
 
 namespace pluvia {
 
@@ -27,6 +31,26 @@ std::vector<Piece> list_pieces(const ModelSettings& settings) {
   }
   for (int l = n - 2; l >= 0; --l) out.push_back({Piece::Kind::decode, l});
   return out;
+}
+
+std::vector<int> shared_levels(const ModelSettings& settings, int ranks) {
+  std::vector<int> out;
+  for (const Piece& piece : list_pieces(settings))
+    if (piece.kind == Piece::Kind::attend &&
+        settings.channels[static_cast<std::size_t>(piece.level)] / head_channels >= ranks)
+      out.push_back(piece.level);
+  return out;
+}
+
+void require_shares(const ModelSettings& settings, int ranks) {
+  if (ranks == 1 || !shared_levels(settings, ranks).empty()) return;
+  std::int64_t most = 0;
+  for (const int level : shared_levels(settings, 1))
+    most = std::max<std::int64_t>(most, settings.channels[static_cast<std::size_t>(level)] / head_channels);
+  fail(ExitCode::usage, "The channels cannot be shared out over parallel.tensor = " + std::to_string(ranks),
+       "no level with attention has more than " + std::to_string(most) + " heads of " +
+           std::to_string(head_channels) + " channels",
+       "Lower parallel.tensor, or widen model.channels.");
 }
 
 } // namespace pluvia

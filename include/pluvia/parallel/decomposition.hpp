@@ -10,6 +10,7 @@
 #include "pluvia/comm/partition.hpp"
 #include "pluvia/ops/attention.hpp"
 #include "pluvia/ops/conv3d.hpp"
+#include "pluvia/parallel/channel_share.hpp"
 
 namespace pluvia {
 
@@ -36,13 +37,20 @@ bool stays_home(const TimeAxis& time, const AttentionWindow& window);
 /// need: each is made once.
 class Decomposition {
 public:
-  /// `comm` must outlive it and have partition.ranks() ranks. Collective.
-  Decomposition(const Communicator& comm, Partition partition);
+  /// `comm` must outlive it and have partition.ranks() ranks; so must `channels`, where given: the ranks that
+  /// hold the same tile and frames in such communicators of their own, over which channels are shared out.
+  /// Collective over comm.
+  Decomposition(const Communicator& comm, Partition partition, const Communicator* channels = nullptr);
 
   const Communicator& comm() const { return comm_; }
   /// The ranks that have the same frames, one for each tile; and those that have the same tile.
   const Communicator& space() const { return space_; }
   const Communicator& time() const { return time_; }
+  /// Those that hold the same tile and frames as this one; only where there are any.
+  const Communicator& channels() const { return *channels_; }
+  ChannelShare channel_share() const {
+    return channels_ ? ChannelShare{channels_->rank(), channels_->size()} : ChannelShare{};
+  }
   const Partition& partition() const { return partition_; }
   const Tiling& tiling() const { return partition_.tiling; }
   Rect tile(int level) const { return partition_.tile(comm_.rank(), level); }
@@ -84,6 +92,7 @@ private:
   const Communicator& comm_;
   Partition partition_;
   Communicator space_, time_;
+  const Communicator* channels_;
   std::map<Key, HaloPlan> plans_;
   std::unique_ptr<DeviceLink> link_;
   HaloCost halo_cost_;
