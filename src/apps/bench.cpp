@@ -22,6 +22,7 @@
 #include "pluvia/comm/devices.hpp"
 #include "pluvia/io/durable.hpp"
 #include "pluvia/io/time.hpp"
+#include "pluvia/nn/operators.hpp"
 #include "pluvia/ops/conv3d.hpp"
 #include "pluvia/train/precision.hpp"
 
@@ -67,23 +68,24 @@ double total(const Communicator& comm, double value) {
   return value;
 }
 
-/// Convolutions and linear layers are the model's own arithmetic.
-bool is_own(const Profile::Row& row) {
-  return row.name == "conv3d" || row.name == "linear";
-}
-
-/// Of all ranks; what is computed twice to save memory counts once. In a step each of the `stages` that
-/// forecast by themselves does its part of every sample.
+/// Of all ranks; convolutions and linear layers are the model's own arithmetic. What is computed twice to save
+/// memory counts once, and so does what several ranks compute alike. In a step each of the stages that forecast
+/// by themselves does its part of every sample.
 struct Arithmetic {
   double forward = 0, step = 0;
 };
-Arithmetic arithmetic(const Communicator& comm, const Profile& forecast, const Profile& step, int stages,
-                      std::int64_t samples) {
+Arithmetic arithmetic(const Communicator& comm, const NetworkTiming& network, const Settings& s) {
   Arithmetic out;
-  for (const Profile::Row& row : forecast.rows())
-    if (is_own(row)) out.forward += row.flop, out.step += row.flop * static_cast<double>(samples) / stages;
-  for (const Profile::Row& row : step.rows())
-    if (is_own(row)) out.step += row.pull_flop;
+  const Decomposition& tiles = network.tiles();
+  if (!network.grid().counts()) return {total(comm, 0), total(comm, 0)};
+  const Span own = network.stages().pieces[static_cast<std::size_t>(network.grid().stage())];
+  for (const Operator& op :
+       list_operators(s.model, network.ports(), tiles.partition(), tiles.comm().rank())) {
+    if (op.work.name != "conv3d" && op.work.name != "linear") continue;
+    out.forward += op.work.flop;
+    if (op.piece >= own.from && op.piece < own.to)
+      out.step += (op.work.flop + op.work.pull_flop) * static_cast<double>(s.bench.samples);
+  }
   return {total(comm, out.forward), total(comm, out.step)};
 }
 
@@ -178,7 +180,8 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       if (world.rank() < ranks) {
         Settings automatic = s;
         automatic.parallel.rows = automatic.parallel.cols = 0;
-        automatic.parallel.replicas = automatic.parallel.stages = automatic.bench.samples = 1;
+        automatic.parallel.replicas = automatic.parallel.stages = automatic.parallel.tensor = 1;
+        automatic.bench.samples = 1;
         automatic.parallel.time = parts;
         NetworkTiming network(part, automatic, precision, device, ny, nx);
         double wait = 0, seconds = 0;
@@ -243,24 +246,23 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
                grown = largest(world, peak_memory(device) - before);
   const auto kept = static_cast<double>(held_bytes(network.stages(), network.grid().stage(), s.bench.samples,
                                                    s.model, network.ports(), network.tiles().partition(),
-                                                   network.tiles().comm().rank(), keep_of(s.train)));
+                                                   network.tiles().comm().rank(), keep_of(s.train),
+                                                   network.tiles().channel_share()));
 
   const int stages = network.stages().count();
   Progress progress(log, "bench", 4);
   Profile profile;
   for (int i = 0; i < rounds; ++i) network.step(&profile);
-  Profile forward;
-  for (int i = 0; i < rounds; ++i) network.forecast(&forward);
-  const Arithmetic flop = arithmetic(world, forward, profile, stages, s.bench.samples);
+  const Arithmetic flop = arithmetic(world, network, s);
   progress.update(1, "operators timed");
 
   std::vector<StepPhases> phases;
   std::vector<Contender> contenders = ceilings(world, device);
   const std::size_t machine = contenders.size(); // the last of them counts bytes
   contenders.push_back({fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
-                        [&] { phases.push_back(network.step()); }, flop.step / rounds});
+                        [&] { phases.push_back(network.step()); }, flop.step});
   contenders.push_back(
-      {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward / rounds});
+      {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward});
   // What the same bits on every process grid cost: a step that sums as it likes, beside.
   Settings fast = s;
   fast.train.exact = false;
@@ -268,7 +270,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   if (s.train.exact) {
     inexact.emplace(world, fast, precision, device, s.bench.ny, s.bench.nx);
     contenders.push_back(
-        {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step / rounds});
+        {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step});
   }
   const std::vector<Timing> timings = time_in_turn(world, contenders, rounds);
   phases.erase(phases.begin()); // the round that was thrown away
@@ -283,11 +285,12 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
       {"ranks", world.size()},
       {"replicas", s.parallel.replicas},
       {"stages", s.parallel.stages},
+      {"channel_shares", s.parallel.tensor},
       {"samples", s.parallel.replicas * s.bench.samples},
       {"threads_per_rank", threads},
       {"grid_ny_nx", {s.bench.ny, s.bench.nx}},
       {"parameters", network.parameters()},
-      {"flop", {{"forward", flop.forward / rounds}, {"step", flop.step / rounds}}}};
+      {"flop", {{"forward", flop.forward}, {"step", flop.step}}}};
 
   std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
                                 processor(), world.size(), threads, load);
@@ -299,7 +302,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
           ? fmt::format("{} samples of ", s.parallel.replicas * s.bench.samples)
           : "",
       s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(),
-      network.ports().classes, network.parameters(), flop.forward / rounds / giga, flop.step / rounds / giga);
+      network.ports().classes, network.parameters(), flop.forward / giga, flop.step / giga);
   out += fmt::format("{:<26} {:>10} {:>10} {:>10}  {:>22}  {}\n", "in turn, one after another", "median s",
                      "min s", "max s", "rate", "of the f32 ceiling");
   for (std::size_t i = 0; i < contenders.size(); ++i) {

@@ -85,13 +85,34 @@ std::string describe_levels(const Tiling& tiling, const ModelSettings& model) {
   return out;
 }
 
+/// How the attention blocks are shared out over the ranks that hold the same cells.
+std::string describe_shares(const ModelSettings& model, int ranks) {
+  const std::vector<int> shared = shared_levels(model, ranks);
+  std::string out;
+  for (const int level : shared_levels(model, 1)) {
+    const std::int64_t heads = model.channels[static_cast<std::size_t>(level)] / head_channels;
+    if (std::ranges::find(shared, level) == shared.end())
+      out += fmt::format("attention {}: {} heads, fewer than ranks: every rank computes all\n", level, heads);
+    else
+      out += fmt::format("attention {}: {} heads, up to {} a rank\n", level, heads, (heads + ranks - 1) / ranks);
+  }
+  return out + "Everything else each rank of such a group computes alike, but for gradients of weights, which are "
+               "shared out, too.\n";
+}
+
+/// Of those ranks the one with most channels.
+ChannelShare largest_share(const Settings& s) {
+  const int ranks = static_cast<int>(s.parallel.tensor);
+  return {ranks - 1, ranks};
+}
+
 /// What the stages do and send each other, and how the samples of a step pass through them.
 std::string describe_stages(const Stages& stages, const Partition& partition, const Settings& s,
                             const StUnetPorts& ports) {
   constexpr double giga = 1e9;
   constexpr int width = 100;
   const std::int64_t samples = (s.train.batch + s.parallel.replicas - 1) / s.parallel.replicas;
-  const std::vector<StageCosts> costs = stage_costs(stages, s.model, ports, partition, 0);
+  const std::vector<StageCosts> costs = stage_costs(stages, s.model, ports, partition, 0, largest_share(s));
   double most = 0, all = 0;
   for (const StageCosts& c : costs) {
     const double stage = c.forward + c.backward_inputs + c.backward_weights;
@@ -108,7 +129,8 @@ std::string describe_stages(const Stages& stages, const Partition& partition, co
         describe(stages.pieces[static_cast<std::size_t>(i)], s.model), c.forward / giga,
         c.backward_inputs / giga, c.backward_weights / giga,
         (c.forward + c.backward_inputs + c.backward_weights) / all,
-        static_cast<double>(held_bytes(stages, i, samples, s.model, ports, partition, 0, keep_of(s.train))) /
+        static_cast<double>(held_bytes(stages, i, samples, s.model, ports, partition, 0, keep_of(s.train),
+                                       largest_share(s))) /
             mib);
   }
   out += "(of one sample on the first rank of the stage; encode, attend, skip, decode and the network's "
@@ -151,7 +173,8 @@ std::string describe_ranks(const Partition& partition, const Settings& s, const 
   const auto range = [](Span span) { return fmt::format("[{}, {})", span.from, span.to); };
   for (const int rank : shown) {
     const Rect r = partition.tile(rank, 0);
-    const Footprint cost = estimate_footprint(s.model, ports, partition, rank, keep_of(s.train));
+    const Footprint cost = estimate_footprint(s.model, ports, partition, rank, keep_of(s.train), every_piece,
+                                              largest_share(s));
     const auto batch = static_cast<double>(s.train.batch);
     out += fmt::format("{:>5}  {:>27}  {:>9}  {:>7}  {:>7}  {:>15.1f}  {:>13}  {:>12.2f}\n", rank,
                        fmt::format("[{}, {}) x [{}, {})", r.y0, r.y1, r.x0, r.x1), r.cells(),
@@ -174,11 +197,12 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   // A process grid given in full is planned for, however few ranks make the plan.
   const bool given = s.parallel.rows > 0 && s.parallel.cols > 0;
   const int replicas = static_cast<int>(s.parallel.replicas), parts = static_cast<int>(s.parallel.time),
-            count = static_cast<int>(s.parallel.stages);
+            count = static_cast<int>(s.parallel.stages), tensor = static_cast<int>(s.parallel.tensor);
   require_stages(s.model, count, s.train.batch / replicas, "train.batch");
+  require_shares(s.model, tensor);
   const Partition partition = layout(s, domain.grid,
                                      given ? static_cast<int>(s.parallel.rows * s.parallel.cols) * parts
-                                           : std::max(parts, world.size() / (replicas * count)),
+                                           : std::max(parts, world.size() / (replicas * count * tensor)),
                                      whole_blocks(s));
   const Tiling& tiling = partition.tiling;
   const StUnetPorts ports = ports_of(s);
@@ -189,9 +213,12 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   std::string out =
       fmt::format("grid        {} x {} cells{} ({})\n", domain.grid.ny(), domain.grid.nx(),
                   tiling.x_edge() == Edge::periodic ? ", closed in longitude" : "", domain.source);
-  out += fmt::format("ranks       {} = {}{}{} rows x {} columns{}\n", replicas * count * partition.ranks(),
+  out += fmt::format("ranks       {} = {}{}{}{} rows x {} columns{}\n",
+                     replicas * count * tensor * partition.ranks(),
                      replicas > 1 ? fmt::format("{} replicas x ", replicas) : "",
-                     count > 1 ? fmt::format("{} stages x ", count) : "", tiling.rows(), tiling.cols(),
+                     count > 1 ? fmt::format("{} stages x ", count) : "",
+                     tensor > 1 ? fmt::format("{} shares of the channels x ", tensor) : "", tiling.rows(),
+                     tiling.cols(),
                      parts > 1 ? fmt::format(" x {} parts of the frames", parts) : "");
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
@@ -202,7 +229,9 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
                   parameters, parameters * sizeof(float) / mib, s.train.exact ? "fifteen" : "eleven",
                   s.train.exact ? ", exact sums" : "");
   out += describe_levels(tiling, s.model) + "\n";
+  if (tensor > 1) out += describe_shares(s.model, tensor) + "\n";
   if (count > 1) out += describe_stages(stages, partition, s, ports) + "\nAll stages of a tile together:\n";
+  if (tensor > 1) out += "Of the ranks that hold a tile, the one with most channels:\n";
   out += describe_ranks(partition, s, ports);
   out += fmt::format(
       "\nA step is {} samples, {}one after the other. Add up to {:.0f} MiB of decoded frames a rank "
