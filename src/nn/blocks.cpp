@@ -1,6 +1,7 @@
 #include "pluvia/nn/blocks.hpp"
 
 #include <cmath>
+#include <utility>
 
 #include "pluvia/ops/linear.hpp"
 #include "pluvia/ops/norm.hpp"
@@ -68,11 +69,16 @@ ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, In
 
 Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x) {
   const Margin margin = reach(block.first.stencil);
+  const Index c = x->value.shape().c;
+  const ChannelShare share = tiles.channel_share().on(c);
   // One name for what follows from another, so that a forecast lets go of what it has used.
-  Var h = apply(tape, block.norm, x, Activation::gelu, margin);
-  h = conv3d(tape, tiles, level, h, *block.first.weight, *block.first.bias, block.first.stencil);
-  h = gelu(tape, h, margin);
-  return conv3d(tape, tiles, level, h, *block.second.weight, *block.second.bias, block.second.stencil, x);
+  Channels h = share_channels(tape, tiles, share, apply(tape, block.norm, x, Activation::gelu, margin));
+  Var own = conv3d_own(tape, tiles, level, share, h, *block.first.weight, *block.first.bias, block.first.stencil);
+  h = {};
+  own = gelu(tape, own, share.whole() ? margin : Margin{});
+  h = gather_channels(tape, tiles, share, std::exchange(own, nullptr), c, margin);
+  return conv3d_all(tape, tiles, level, share, h, *block.second.weight, *block.second.bias,
+                    block.second.stencil, x);
 }
 
 Recurrence make_recurrence(ParameterSet& set, const std::string& name, Index c) {

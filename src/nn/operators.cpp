@@ -51,12 +51,27 @@ public:
     add_linear(work, output, c_in, output, margin);
   }
 
+  /// conv3d_own, or conv3d_all where `whole`.
+  void shared_conv(const ChannelShare& share, int level, Index frames, Index c, const Stencil& stencil,
+                   bool whole) {
+    conv(level, frames, c, c, stencil);
+    if (share.whole()) return;
+    Operator& op = list_.back();
+    const Shape all = shape(level, frames, c);
+    op.work = shared_work("conv3d", share, all, {stencil.t, stencil.y, stencil.x, c, c}, group_.members);
+    op.behind = op.weight_flop / op.work.pull_flop;
+    op.output = whole ? all : own(share, all);
+    op.kept_bytes = bytes_of(op.output);
+    (whole ? op.gathered : op.gathered_back) = gather_traffic(share, all);
+  }
+
   /// The same with shared channels: linear_own, or linear_all where `whole`.
   void shared_linear(const ChannelShare& share, const Shape& all, Index c_in, bool whole,
                      Margin margin = {}) {
     if (share.whole()) return linear(all, c_in, margin);
-    Operator& op = add_linear(shared_linear_work(share, all, c_in, group_.members), all, c_in,
-                              whole ? all : own(share, all), margin);
+    Operator& op =
+        add_linear(shared_work("linear", share, all, {1, 1, 1, c_in, all.c}, group_.members), all, c_in,
+                   whole ? all : own(share, all), margin);
     (whole ? op.gathered : op.gathered_back) = gather_traffic(share, all);
   }
 
@@ -70,8 +85,8 @@ public:
     if (!share.whole()) add({"own channels", all.c}, own(share, all)).gathered_back = gather_traffic(share, all);
   }
 
-  void gather_channels(const ChannelShare& share, const Shape& all) {
-    if (!share.whole()) add({"gather", share.size(all.c)}, all).gathered = gather_traffic(share, all);
+  void gather_channels(const ChannelShare& share, const Shape& all, Margin margin = {}) {
+    if (!share.whole()) add({"gather", share.size(all.c)}, all, margin).gathered = gather_traffic(share, all);
   }
 
   void conv(int level, Index frames, Index c_in, Index c_out, const Stencil& stencil,
@@ -91,10 +106,14 @@ public:
 
   void residual_block(int level, Index frames, Index c, const Stencil& stencil) {
     const Shape s = shape(level, frames, c);
-    add({"layer_norm", c}, s, reach(stencil));
-    conv(level, frames, c, c, stencil);
-    add({"gelu", c}, s, reach(stencil));
-    conv(level, frames, c, c, stencil);
+    const ChannelShare share = group_.on(c);
+    const Margin margin = reach(stencil);
+    add({"layer_norm", c}, s, margin);
+    share_channels(share, s);
+    shared_conv(share, level, frames, c, stencil, false);
+    add({"gelu", share.size(c)}, own(share, s), share.whole() ? margin : Margin{});
+    gather_channels(share, s, margin);
+    shared_conv(share, level, frames, c, stencil, true);
   }
 
   /// Projections of queries, keys and values, and the attention itself. `asked` are the lead times whose

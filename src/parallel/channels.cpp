@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/stopwatch.hpp"
 #include "pluvia/ops/linear.hpp"
 #include "pluvia/ops/weight_gradient.hpp"
+#include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {
 
@@ -39,10 +41,11 @@ Tensor own_of(const Tensor& all, const ChannelShare& share) {
   return out;
 }
 
-/// All channels of a value of which every rank has its own.
-Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& own, Index channels) {
+/// All channels of a value of which every rank has its own; margins are left undefined.
+Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& own, Index channels,
+                Margin margin) {
   if (own.device() == Device::gpu)
-    return moved(gathered(tiles, share, own.to(Device::host), channels), Device::gpu);
+    return moved(gathered(tiles, share, own.to(Device::host), channels, margin), Device::gpu);
   HaloCost& cost = tiles.halo_cost();
   const Communicator& group = tiles.channels();
   Shape s = own.shape();
@@ -80,7 +83,7 @@ Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& o
     cost.messages += 1;
   }
   s.c = channels;
-  Tensor all(s);
+  Tensor all(s, margin);
   const auto put = [&](const Tensor& part, int member) {
     const Stopwatch packing(cost.pack_seconds);
     const Span to = share.of_member(member).of(channels);
@@ -97,56 +100,75 @@ Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& o
   return all;
 }
 
-/// Some columns of a matrix [1, 1, 1, C_in, C_out]: the weights of some outputs.
-Tensor columns(const Tensor& weight, const ChannelShare& share) {
+/// Of weights [t, y, x, C_in, C_out] those of some outputs.
+Tensor of_outputs(const Tensor& weight, const ChannelShare& share) {
   return own_of(weight, share);
 }
 
-/// Some rows of it: the weights of some inputs.
-Tensor rows(const Tensor& weight, const ChannelShare& share) {
-  if (weight.device() == Device::gpu) return moved(rows(weight.to(Device::host), share), Device::gpu);
+/// Those of some inputs.
+Tensor of_inputs(const Tensor& weight, const ChannelShare& share) {
+  if (weight.device() == Device::gpu) return moved(of_inputs(weight.to(Device::host), share), Device::gpu);
   Shape s = weight.shape();
   const Span own = share.of(s.x);
   s.x = own.size();
   Tensor out(s);
-  std::copy_n(weight.cell(0, 0, 0, own.from), s.size(), out.storage().data());
+  for (Index t = 0; t < s.b; ++t)
+    for (Index y = 0; y < s.t; ++y)
+      for (Index x = 0; x < s.y; ++x)
+        std::copy_n(weight.cell(t, y, x, own.from), s.x * s.c, out.cell(t, y, x, 0));
   return out;
 }
 
-/// Forward and backward of both linear layers; `whole`: all channels of the output are gathered.
-Var shared_linear(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Channels& x,
-                  Parameter& weight, Parameter& bias, const Var& residual, Margin out_margin, bool whole) {
-  if (share.whole()) return linear(tape, x.all, weight, bias, residual, out_margin);
+struct Layer {
+  const char* name;
+  Parameter &weight, &bias;
+  Stencil stencil = {};
+  int level = 0; ///< of the stencil's halo
+};
+
+/// Forward and backward of all layers; `whole`: all channels of the output are gathered.
+Var shared_convolution(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Channels& x,
+                       const Layer& layer, const Var& residual, Margin out_margin, bool whole) {
+  Parameter &weight = layer.weight, &bias = layer.bias;
   const Index c_in = weight.value.shape().x, c_out = weight.value.shape().c;
   assert(x.all->value.shape().c == c_in && x.own->value.shape().c == share.size(c_in));
-  const Device device = x.all->value.device();
+  const Stencil stencil = layer.stencil;
+  const int level = layer.level;
+  const bool alone = stencil == Stencil{}; // no cell sees another one
   // As in linear().
-  const Precision precision = c_in < 32 ? Precision::f32 : tape.precision();
+  const Precision precision = alone && c_in < 32 ? Precision::f32 : tape.precision();
   Shape s = x.all->value.shape();
   s.c = c_out;
-  const Work work = shared_linear_work(share, s, c_in, tape.blocks().members);
+  const Work work = shared_work(layer.name, share, s, weight.value.shape(), tape.blocks().members);
   s.c = share.size(c_out);
-  Tensor y(s, out_margin, device);
-  convolution(precision, x.all->value, columns(weight.value, share), {},
-              bias.value.cell(0, 0, 0, 0) + share.of(c_out).from, residual && !whole ? &residual->value : nullptr,
-              y);
+  if (!alone) tiles.exchange(tiles.stencil_halo(level, stencil), {&x.all->value}).finish();
+  Tensor y(s, out_margin, x.all->value.device());
+  convolution(precision, x.all->value, of_outputs(weight.value, share), stencil,
+              bias.value.cell(0, 0, 0, 0) + share.of(c_out).from,
+              residual && !whole ? &residual->value : nullptr, y);
   if (whole) {
-    y = gathered(tiles, share, y, c_out);
+    y = gathered(tiles, share, y, c_out, {});
     if (residual) add_to(y, residual->value);
   }
-  const auto pull = [&tape, &tiles, share, precision, x, &weight, &bias, residual, c_out,
-                     whole](Node& node) {
+  const Margin around = reach(transposed(stencil));
+  const auto pull = [&tape, &tiles, share, precision, x, &weight, &bias, stencil, level, alone, around,
+                     residual, c_out, whole](Node& node) {
     Tensor from_all;
-    if (!whole) from_all = gathered(tiles, share, node.grad, c_out);
+    if (!whole) from_all = gathered(tiles, share, node.grad, c_out, around);
     Tensor& dy = whole ? node.grad : from_all;
-    const auto pull_weight = [blocks = tape.blocks(), precision, all = x.all, &weight,
-                              &bias](const Tensor& d) {
-      pull_convolution_weight(blocks, precision, all->value, d, {}, weight, &bias);
+    const auto pull_weight = [blocks = tape.blocks(), precision, all = x.all, &weight, &bias,
+                              stencil](const Tensor& d) {
+      pull_convolution_weight(blocks, precision, all->value, d, stencil, weight, &bias);
     };
+    std::optional<HaloExchange> exchange;
+    if (!alone)
+      exchange.emplace(tiles.stencil_halo(level, transposed(stencil)), tiles.comm(),
+                       std::vector<Tensor*>{&dy}, tiles.halo_cost(), tiles.link());
     if (!tape.defers()) pull_weight(dy);
+    if (exchange) exchange->finish();
     if (x.own->needs_grad) {
       const GradientSlot dx = gradient_slot(*x.own);
-      convolution_pull_input(precision, dy, rows(weight.value, share), {}, dx.addend, dx.target);
+      convolution_pull_input(precision, dy, of_inputs(weight.value, share), stencil, dx.addend, dx.target);
     }
     if (residual && tape.defers() && whole)
       copy_gradient(node, *residual);
@@ -154,7 +176,7 @@ Var shared_linear(Tape& tape, Decomposition& tiles, const ChannelShare& share, c
       pass_gradient(node, *residual);
     if (tape.defers()) tape.defer(pull_weight, std::move(dy));
   };
-  return tape.record(std::move(y), work, pull, {}, {&weight, &bias});
+  return tape.record(std::move(y), work, pull, whole ? around : Margin{}, {&weight, &bias});
 }
 
 } // namespace
@@ -162,35 +184,51 @@ Var shared_linear(Tape& tape, Decomposition& tiles, const ChannelShare& share, c
 Channels share_channels(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Var& x) {
   if (share.whole()) return {x, x};
   const auto pull = [&tiles, share, x](Node& node) {
-    Tensor dx = gathered(tiles, share, node.grad, x->value.shape().c);
-    accumulate(*x, x->grad_margin == Margin{} ? std::move(dx) : dx.clone(x->grad_margin));
+    accumulate(*x, gathered(tiles, share, node.grad, x->value.shape().c, x->grad_margin));
   };
   return {tape.record(own_of(x->value, share), {"own channels", x->value.shape().c}, pull), x};
 }
 
 Channels gather_channels(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Var& own,
-                         Index channels) {
+                         Index channels, Margin margin) {
   if (share.whole()) return {own, own};
   // Those who use all channels pull back to the rank's own.
-  return {own, tape.record(gathered(tiles, share, own->value, channels), {"gather", own->value.shape().c},
-                           [](Node&) {})};
+  return {own, tape.record(gathered(tiles, share, own->value, channels, margin),
+                           {"gather", own->value.shape().c}, [](Node&) {})};
 }
 
 Var linear_own(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Channels& x,
                Parameter& weight, Parameter& bias, const Var& residual, Margin out_margin) {
-  return shared_linear(tape, tiles, share, x, weight, bias, residual, out_margin, false);
+  if (share.whole()) return linear(tape, x.all, weight, bias, residual, out_margin);
+  return shared_convolution(tape, tiles, share, x, {"linear", weight, bias}, residual, out_margin, false);
 }
 
 Var linear_all(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Channels& x,
                Parameter& weight, Parameter& bias, const Var& residual) {
-  return shared_linear(tape, tiles, share, x, weight, bias, residual, {}, true);
+  if (share.whole()) return linear(tape, x.all, weight, bias, residual);
+  return shared_convolution(tape, tiles, share, x, {"linear", weight, bias}, residual, {}, true);
 }
 
-Work shared_linear_work(const ChannelShare& share, const Shape& output, Index c_in, int gradient_members) {
-  const double pair = 2.0 * static_cast<double>(output.cells()),
-               all = pair * static_cast<double>(c_in * output.c);
-  return {"linear", c_in, pair * static_cast<double>(c_in * share.size(output.c)),
-          pair * static_cast<double>(share.size(c_in) * output.c) + all / gradient_members};
+Var conv3d_own(Tape& tape, Decomposition& tiles, int level, const ChannelShare& share, const Channels& x,
+               Parameter& weight, Parameter& bias, const Stencil& stencil) {
+  if (share.whole()) return conv3d(tape, tiles, level, x.all, weight, bias, stencil);
+  return shared_convolution(tape, tiles, share, x, {"conv3d", weight, bias, stencil, level}, nullptr, {},
+                            false);
+}
+
+Var conv3d_all(Tape& tape, Decomposition& tiles, int level, const ChannelShare& share, const Channels& x,
+               Parameter& weight, Parameter& bias, const Stencil& stencil, const Var& residual) {
+  if (share.whole()) return conv3d(tape, tiles, level, x.all, weight, bias, stencil, residual);
+  return shared_convolution(tape, tiles, share, x, {"conv3d", weight, bias, stencil, level}, residual, {},
+                            true);
+}
+
+Work shared_work(std::string_view name, const ChannelShare& share, const Shape& output, const Shape& weight,
+                 int gradient_members) {
+  const double all = 2.0 * static_cast<double>(output.cells() * weight.size()),
+               inputs = static_cast<double>(share.size(weight.x)) / static_cast<double>(weight.x),
+               outputs = static_cast<double>(share.size(weight.c)) / static_cast<double>(weight.c);
+  return {name, weight.x, all * outputs, all * inputs + all / gradient_members};
 }
 
 HaloTraffic gather_traffic(const ChannelShare& share, const Shape& all) {

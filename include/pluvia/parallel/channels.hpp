@@ -1,4 +1,6 @@
 #pragma once
+#include <string_view>
+
 #include "pluvia/ad/tape.hpp"
 #include "pluvia/parallel/decomposition.hpp"
 
@@ -17,9 +19,10 @@ struct Channels {
 /// Of a value that every rank has as a whole; so is its gradient, made of those of all ranks' channels.
 Channels share_channels(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Var& x);
 
-/// Of a value [B, T, Y, X, own of `channels`] that is there in shares.
+/// Of a value [B, T, Y, X, own of `channels`] that is there in shares; the whole carries a margin for its
+/// consumer's halo.
 Channels gather_channels(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Var& own,
-                         Index channels);
+                         Index channels, Margin margin = {});
 
 /// The rank's own channels of x W + b (+ residual, of these channels alone); see linear().
 Var linear_own(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Channels& x,
@@ -29,8 +32,17 @@ Var linear_own(Tape& tape, Decomposition& tiles, const ChannelShare& share, cons
 Var linear_all(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Channels& x,
                Parameter& weight, Parameter& bias, const Var& residual = nullptr);
 
-/// What linear_own and linear_all compute on a rank, to `output` with all its channels.
-Work shared_linear_work(const ChannelShare& share, const Shape& output, Index c_in, int gradient_members);
+/// The same of a convolution; see conv3d(). x.all carries margins of reach(stencil). Collective over
+/// tiles.comm(), too.
+Var conv3d_own(Tape& tape, Decomposition& tiles, int level, const ChannelShare& share, const Channels& x,
+               Parameter& weight, Parameter& bias, const Stencil& stencil);
+Var conv3d_all(Tape& tape, Decomposition& tiles, int level, const ChannelShare& share, const Channels& x,
+               Parameter& weight, Parameter& bias, const Stencil& stencil, const Var& residual = nullptr);
+
+/// What these compute on a rank, to `output` with all its channels, when so many ranks share out the gradient
+/// of the weights.
+Work shared_work(std::string_view name, const ChannelShare& share, const Shape& output, const Shape& weight,
+                 int gradient_members);
 
 /// What a rank sends so that all have all channels of a value.
 HaloTraffic gather_traffic(const ChannelShare& share, const Shape& all);

@@ -72,6 +72,8 @@ public:
   HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors) {
     return {plan, comm_, std::move(tensors), halo_cost_, link_.get()};
   }
+  /// Between accelerators; null where there is none.
+  DeviceLink* link() const { return link_.get(); }
   /// What exchanges have cost this rank so far; who sends otherwise books it here, too.
   const HaloCost& halo_cost() const { return halo_cost_; }
   HaloCost& halo_cost() { return halo_cost_; }
