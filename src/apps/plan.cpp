@@ -14,6 +14,7 @@
 #include "pluvia/data/archive.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/nn/footprint.hpp"
+#include "pluvia/nn/operators.hpp"
 #include "pluvia/nn/stages.hpp"
 #include "pluvia/train/precision.hpp"
 
@@ -85,19 +86,28 @@ std::string describe_levels(const Tiling& tiling, const ModelSettings& model) {
   return out;
 }
 
-/// How the attention blocks are shared out over the ranks that hold the same cells.
-std::string describe_shares(const ModelSettings& model, int ranks) {
-  const std::vector<int> shared = shared_levels(model, ranks);
+/// How the channels of the blocks are shared out over the ranks that hold the same cells, and how much of the
+/// arithmetic is left to the one that does most.
+std::string describe_shares(const Partition& partition, const Settings& s, const StUnetPorts& ports) {
+  const int ranks = static_cast<int>(s.parallel.tensor);
+  const std::vector<int> shared = shared_levels(s.model, ranks);
   std::string out;
-  for (const int level : shared_levels(model, 1)) {
-    const std::int64_t heads = model.channels[static_cast<std::size_t>(level)] / head_channels;
+  for (const int level : shared_levels(s.model, 1)) {
+    const std::int64_t channels = s.model.channels[static_cast<std::size_t>(level)];
     if (std::ranges::find(shared, level) == shared.end())
-      out += fmt::format("attention {}: {} heads, fewer than ranks: every rank computes all\n", level, heads);
+      out += fmt::format("level {}: {} channels on every rank, too few to share out\n", level, channels);
     else
-      out += fmt::format("attention {}: {} heads, up to {} a rank\n", level, heads, (heads + ranks - 1) / ranks);
+      out += fmt::format("level {}: {} channels, up to {} a rank\n", level, channels,
+                         ChannelShare{ranks - 1, ranks}.size(channels));
   }
-  return out + "Everything else each rank of such a group computes alike, but for gradients of weights, which are "
-               "shared out, too.\n";
+  const auto flop = [&](const ChannelShare& share) {
+    double sum = 0;
+    for (const Operator& op : list_operators(s.model, ports, partition, 0, share))
+      sum += op.work.flop + op.work.pull_flop;
+    return sum;
+  };
+  return out + fmt::format("(the network's levels, from 0) A rank does {:.2f} of a tile's arithmetic.\n",
+                           flop({ranks - 1, ranks}) / flop({}));
 }
 
 /// Of those ranks the one with most channels.
@@ -229,7 +239,7 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
                   parameters, parameters * sizeof(float) / mib, s.train.exact ? "fifteen" : "eleven",
                   s.train.exact ? ", exact sums" : "");
   out += describe_levels(tiling, s.model) + "\n";
-  if (tensor > 1) out += describe_shares(s.model, tensor) + "\n";
+  if (tensor > 1) out += describe_shares(partition, s, ports) + "\n";
   if (count > 1) out += describe_stages(stages, partition, s, ports) + "\nAll stages of a tile together:\n";
   if (tensor > 1) out += "Of the ranks that hold a tile, the one with most channels:\n";
   out += describe_ranks(partition, s, ports);

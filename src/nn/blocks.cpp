@@ -3,7 +3,6 @@
 #include <cmath>
 #include <utility>
 
-#include "pluvia/ops/linear.hpp"
 #include "pluvia/ops/norm.hpp"
 #include "pluvia/ops/pointwise.hpp"
 #include "pluvia/parallel/channels.hpp"
@@ -13,12 +12,6 @@
 namespace pluvia {
 
 namespace {
-
-/// A layer's values with the margins that its consumer exchanges.
-Var apply(Tape& tape, const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
-          Margin margin = {}) {
-  return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
-}
 
 Var apply(Tape& tape, const NormLayer& layer, const Var& x, Activation activation, Margin margin = {}) {
   return layer_norm(tape, x, *layer.gain, *layer.bias, activation, margin);
@@ -40,6 +33,7 @@ struct SharedLayers {
   Channels gather(const Var& own, Index channels) const {
     return gather_channels(tape, tiles, share, own, channels);
   }
+  /// With the margins that the consumer exchanges.
   Var own(const LinearLayer& layer, const Channels& x, const Var& residual = nullptr,
           Margin margin = {}) const {
     return linear_own(tape, tiles, share, x, *layer.weight, *layer.bias, residual, margin);
@@ -212,13 +206,15 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
   const AttentionWindow window{tiles.every_frame(x->value.shape().t), tiles.around_y(level, skip.radius),
                                tiles.around_x(level, skip.radius)};
   const Margin keys = key_margin(tiles, level, window);
-  Var n = apply(tape, skip.norm, x, Activation::none);
-  Var k = apply(tape, skip.k, n, nullptr, keys), v = apply(tape, skip.v, n, nullptr, keys);
-  n.reset();
-  const Var o = attention(tape, tiles, level, apply(tape, skip.q, lead), k, v, window,
-                          watch(probe, AttentionKind::skip, level));
+  const SharedLayers on{tape, tiles, tiles.channel_share().on(s.c)};
+  Channels n = on.channels_of(apply(tape, skip.norm, x, Activation::none));
+  Var k = on.own(skip.k, n, nullptr, keys), v = on.own(skip.v, n, nullptr, keys);
+  n = {};
+  const Channels o = on.gather(attention(tape, tiles, level, on.own(skip.q, on.channels_of(lead)), k, v,
+                                         window, watch(probe, AttentionKind::skip, level)),
+                               s.c);
   k.reset(), v.reset();
-  return apply(tape, skip.output, o);
+  return on.all(skip.output, o);
 }
 
 } // namespace pluvia

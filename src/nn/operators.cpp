@@ -119,7 +119,7 @@ public:
   /// Projections of queries, keys and values, and the attention itself. `asked` are the lead times whose
   /// queries all cells share, 0 = every cell has its own. Of the share's heads, all of them afterwards.
   void attention(int level, Index frames_in, Index frames_out, Index all_channels, Index asked,
-                 const AttentionWindow& window, const ChannelShare& share = {}) {
+                 const AttentionWindow& window, const ChannelShare& share) {
     Operator::Halo keys, askers;
     const Index c = share.size(all_channels), heads = c / head_channels;
     if (!stays_home(partition_.time, window)) {
@@ -128,7 +128,7 @@ public:
       if (asked == 0) askers.channels.push_back(c);
     }
     if (asked > 0)
-      linear({1, asked, 1, 1, c}, c);
+      shared_linear(share, {1, asked, 1, 1, all_channels}, all_channels, false);
     else
       shared_linear(share, shape(level, frames_out, all_channels), all_channels, false, askers.plan.margin);
     for (int i = 0; i < 2; ++i)
@@ -219,13 +219,17 @@ public:
   }
 
   void skip(int level, Index frames, Index leads, Index all_leads, Index c, Index radius) {
-    add({"lead embedding", c}, {1, all_leads, 1, 1, c});
-    add({"layer_norm", c}, shape(level, frames, c));
+    const ChannelShare share = group_.on(c);
+    const Shape asked{1, all_leads, 1, 1, c}, s = shape(level, frames, c);
+    add({"lead embedding", c}, asked);
+    add({"layer_norm", c}, s);
+    for (const Shape& of : {asked, s}) share_channels(share, of);
     attention(level, frames, leads, c, all_leads,
               {{AxisWindow::Kind::all, 0, partition_.time.parts() > 1 ? partition_.time.frames() : frames},
                around_y(partition_.tiling, level, radius),
-               around_x(partition_.tiling, level, radius)});
-    linear(shape(level, leads, c), c);
+               around_x(partition_.tiling, level, radius)},
+              share);
+    shared_linear(share, shape(level, leads, c), c, true);
   }
 
 private:

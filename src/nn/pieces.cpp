@@ -35,21 +35,16 @@ std::vector<Piece> list_pieces(const ModelSettings& settings) {
 
 std::vector<int> shared_levels(const ModelSettings& settings, int ranks) {
   std::vector<int> out;
-  for (const Piece& piece : list_pieces(settings))
-    if (piece.kind == Piece::Kind::attend &&
-        settings.channels[static_cast<std::size_t>(piece.level)] / head_channels >= ranks)
-      out.push_back(piece.level);
+  for (std::size_t level = 0; level < settings.channels.size(); ++level)
+    if (settings.channels[level] / head_channels >= ranks) out.push_back(static_cast<int>(level));
   return out;
 }
 
 void require_shares(const ModelSettings& settings, int ranks) {
   if (ranks == 1 || !shared_levels(settings, ranks).empty()) return;
-  std::int64_t most = 0;
-  for (const int level : shared_levels(settings, 1))
-    most = std::max<std::int64_t>(most, settings.channels[static_cast<std::size_t>(level)] / head_channels);
   fail(ExitCode::usage, "The channels cannot be shared out over parallel.tensor = " + std::to_string(ranks),
-       "no level with attention has more than " + std::to_string(most) + " heads of " +
-           std::to_string(head_channels) + " channels",
+       "each rank needs " + std::to_string(head_channels) + ", and no level has more than " +
+           std::to_string(*std::ranges::max_element(settings.channels)),
        "Lower parallel.tensor, or widen model.channels.");
 }
 

@@ -1,6 +1,6 @@
-// ranks: 2 3 4 8
-// Channels over ranks: however heads and hidden channels of the attention blocks are shared out, with tiles,
-// parts of the frames and stages beside, logits and input gradients of every sample are the bits of one rank,
+// ranks: 2 4 6
+// Channels over ranks: however heads and channels of the blocks are shared out, with tiles, parts of the
+// frames and stages beside, logits and input gradients of every sample are the bits of one rank,
 // and so are the gradients of parameters in blocks.
 #include <algorithm>
 #include <cmath>
@@ -57,6 +57,7 @@ TEST(ChannelShare, CutsIntoWholeHeads) {
 
 TEST(ChannelShare, LeavesLevelsWithFewerHeadsThanRanksWhole) {
   const ModelSettings settings = small_network();
+  EXPECT_EQ(shared_levels(settings, 1), (std::vector<int>{0, 1, 2}));
   EXPECT_EQ(shared_levels(settings, 3), (std::vector<int>{1, 2}));
   EXPECT_EQ(shared_levels(settings, 4), (std::vector<int>{2}));
   EXPECT_TRUE((ChannelShare{1, 4}.on(48).whole()));
