@@ -68,9 +68,9 @@ double total(const Communicator& comm, double value) {
   return value;
 }
 
-/// Of all ranks; convolutions and linear layers are the model's own arithmetic. What is computed twice to save
-/// memory counts once, and so does what several ranks compute alike. In a step each of the stages that forecast
-/// by themselves does its part of every sample.
+/// Of all ranks; convolutions and linear layers are the model's own arithmetic. What is computed twice to
+/// save memory counts once, and so does what several ranks compute alike. In a step each of the stages that
+/// forecast by themselves does its part of every sample.
 struct Arithmetic {
   double forward = 0, step = 0;
 };
@@ -295,14 +295,14 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
                                 processor(), world.size(), threads, load);
   if (device == Device::gpu) out += fmt::format("device      {}\n", devices);
-  out += fmt::format(
-      "network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
-      "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
-      s.parallel.replicas * s.bench.samples > 1
-          ? fmt::format("{} samples of ", s.parallel.replicas * s.bench.samples)
-          : "",
-      s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(),
-      network.ports().classes, network.parameters(), flop.forward / giga, flop.step / giga);
+  out +=
+      fmt::format("network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
+                  "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
+                  s.parallel.replicas * s.bench.samples > 1
+                      ? fmt::format("{} samples of ", s.parallel.replicas * s.bench.samples)
+                      : "",
+                  s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(),
+                  network.ports().classes, network.parameters(), flop.forward / giga, flop.step / giga);
   out += fmt::format("{:<26} {:>10} {:>10} {:>10}  {:>22}  {}\n", "in turn, one after another", "median s",
                      "min s", "max s", "rate", "of the f32 ceiling");
   for (std::size_t i = 0; i < contenders.size(); ++i) {

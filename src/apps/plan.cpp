@@ -134,14 +134,13 @@ std::string describe_stages(const Stages& stages, const Partition& partition, co
                                 "activations held", "", "", "", "", "", "MiB, at most");
   for (int i = 0; i < stages.count(); ++i) {
     const StageCosts& c = costs[static_cast<std::size_t>(i)];
-    out += fmt::format(
-        "{:>5}  {:<24}  {:>13.2f}  {:>9.2f}  {:>10.2f}  {:>6.2f}  {:>19.1f}\n", i,
-        describe(stages.pieces[static_cast<std::size_t>(i)], s.model), c.forward / giga,
-        c.backward_inputs / giga, c.backward_weights / giga,
-        (c.forward + c.backward_inputs + c.backward_weights) / all,
-        static_cast<double>(held_bytes(stages, i, samples, s.model, ports, partition, 0, keep_of(s.train),
-                                       largest_share(s))) /
-            mib);
+    out += fmt::format("{:>5}  {:<24}  {:>13.2f}  {:>9.2f}  {:>10.2f}  {:>6.2f}  {:>19.1f}\n", i,
+                       describe(stages.pieces[static_cast<std::size_t>(i)], s.model), c.forward / giga,
+                       c.backward_inputs / giga, c.backward_weights / giga,
+                       (c.forward + c.backward_inputs + c.backward_weights) / all,
+                       static_cast<double>(held_bytes(stages, i, samples, s.model, ports, partition, 0,
+                                                      keep_of(s.train), largest_share(s))) /
+                           mib);
   }
   out += "(of one sample on the first rank of the stage; encode, attend, skip, decode and the network's "
          "level)\n";
@@ -183,8 +182,8 @@ std::string describe_ranks(const Partition& partition, const Settings& s, const 
   const auto range = [](Span span) { return fmt::format("[{}, {})", span.from, span.to); };
   for (const int rank : shown) {
     const Rect r = partition.tile(rank, 0);
-    const Footprint cost = estimate_footprint(s.model, ports, partition, rank, keep_of(s.train), every_piece,
-                                              largest_share(s));
+    const Footprint cost =
+        estimate_footprint(s.model, ports, partition, rank, keep_of(s.train), every_piece, largest_share(s));
     const auto batch = static_cast<double>(s.train.batch);
     out += fmt::format("{:>5}  {:>27}  {:>9}  {:>7}  {:>7}  {:>15.1f}  {:>13}  {:>12.2f}\n", rank,
                        fmt::format("[{}, {}) x [{}, {})", r.y0, r.y1, r.x0, r.x1), r.cells(),
@@ -228,8 +227,7 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
                      replicas > 1 ? fmt::format("{} replicas x ", replicas) : "",
                      count > 1 ? fmt::format("{} stages x ", count) : "",
                      tensor > 1 ? fmt::format("{} shares of the channels x ", tensor) : "", tiling.rows(),
-                     tiling.cols(),
-                     parts > 1 ? fmt::format(" x {} parts of the frames", parts) : "");
+                     tiling.cols(), parts > 1 ? fmt::format(" x {} parts of the frames", parts) : "");
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
                   s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());

@@ -67,7 +67,8 @@ Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int le
   const ChannelShare share = tiles.channel_share().on(c);
   // One name for what follows from another, so that a forecast lets go of what it has used.
   Channels h = share_channels(tape, tiles, share, apply(tape, block.norm, x, Activation::gelu, margin));
-  Var own = conv3d_own(tape, tiles, level, share, h, *block.first.weight, *block.first.bias, block.first.stencil);
+  Var own =
+      conv3d_own(tape, tiles, level, share, h, *block.first.weight, *block.first.bias, block.first.stencil);
   h = {};
   own = gelu(tape, own, share.whole() ? margin : Margin{});
   h = gather_channels(tape, tiles, share, std::exchange(own, nullptr), c, margin);
@@ -142,12 +143,11 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
     const Channels spatial = on.gather(attend_with(on, level, block.spatial, n, {own, y, x_axis},
                                                    watch(probe, AttentionKind::spatial, level)),
                                        c);
-    const Channels temporal =
-        block.recurrence.empty()
-            ? on.gather(attend_with(on, level, block.temporal, n, {past, own, own},
-                                    watch(probe, AttentionKind::temporal, level)),
-                        c)
-            : on.channels_of(forward(block.recurrence[0], on, n));
+    const Channels temporal = block.recurrence.empty()
+                                  ? on.gather(attend_with(on, level, block.temporal, n, {past, own, own},
+                                                          watch(probe, AttentionKind::temporal, level)),
+                                              c)
+                                  : on.channels_of(forward(block.recurrence[0], on, n));
     const Var gate = on.own(block.gate_temporal, temporal, on.own(block.gate_spatial, spatial));
     if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
     mixed = on.gather(blend(tape, gate, spatial.own, temporal.own), c);
@@ -164,10 +164,10 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
     mixed = on.gather(blend(tape, gate, global.own, mixed.own), c);
   }
   const Var attended = on.all(block.output, mixed, x);
-  const Channels hidden = on.gather(
-      gelu(tape, on.own(block.expand,
-                        on.channels_of(apply(tape, block.mlp_norm, attended, Activation::none)))),
-      2 * c);
+  const Channels hidden =
+      on.gather(gelu(tape, on.own(block.expand,
+                                  on.channels_of(apply(tape, block.mlp_norm, attended, Activation::none)))),
+                2 * c);
   return on.all(block.contract, hidden, attended);
 }
 

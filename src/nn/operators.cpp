@@ -69,9 +69,8 @@ public:
   void shared_linear(const ChannelShare& share, const Shape& all, Index c_in, bool whole,
                      Margin margin = {}) {
     if (share.whole()) return linear(all, c_in, margin);
-    Operator& op =
-        add_linear(shared_work("linear", share, all, {1, 1, 1, c_in, all.c}, group_.members), all, c_in,
-                   whole ? all : own(share, all), margin);
+    Operator& op = add_linear(shared_work("linear", share, all, {1, 1, 1, c_in, all.c}, group_.members), all,
+                              c_in, whole ? all : own(share, all), margin);
     (whole ? op.gathered : op.gathered_back) = gather_traffic(share, all);
   }
 
@@ -82,7 +81,8 @@ public:
 
   /// share_channels, of a value and of its gradient.
   void share_channels(const ChannelShare& share, const Shape& all) {
-    if (!share.whole()) add({"own channels", all.c}, own(share, all)).gathered_back = gather_traffic(share, all);
+    if (!share.whole())
+      add({"own channels", all.c}, own(share, all)).gathered_back = gather_traffic(share, all);
   }
 
   void gather_channels(const ChannelShare& share, const Shape& all, Margin margin = {}) {
@@ -92,10 +92,9 @@ public:
   void conv(int level, Index frames, Index c_in, Index c_out, const Stencil& stencil,
             bool input_gradient = true) {
     const Shape output = shape(level, frames, c_out);
-    Operator& op = add(
-        convolution_work("conv3d", output, {stencil.t, stencil.y, stencil.x, c_in, c_out}, input_gradient,
-                         group_.members),
-        output);
+    Operator& op = add(convolution_work("conv3d", output, {stencil.t, stencil.y, stencil.x, c_in, c_out},
+                                        input_gradient, group_.members),
+                       output);
     op.forward = {plan_stencil_halo(partition_, level, rank_, stencil), frames, {c_in}};
     op.backward = {plan_stencil_halo(partition_, level, rank_, transposed(stencil)), frames, {c_out}};
     op.weight_flop = op.work.flop / group_.members;

@@ -108,9 +108,9 @@ Outcome evaluate(const ModelSettings& settings, const Communicator& world, int s
   Pipeline::Batch batch;
   batch.size = samples;
   batch.tape = [&] {
-    return std::make_unique<Tape>(Tape::Mode::record, how.precision, how.keep, nullptr,
-                                  GradientBlocks{block, tile.height(), tile.width(), 1, grid.channels.rank(),
-                                                 grid.channels.size()});
+    return std::make_unique<Tape>(
+        Tape::Mode::record, how.precision, how.keep, nullptr,
+        GradientBlocks{block, tile.height(), tile.width(), 1, grid.channels.rank(), grid.channels.size()});
   };
   batch.load = [&](int m) {
     Pipeline::Sample sample{nullptr, nullptr, {0.2, 7, static_cast<std::uint64_t>(m)}};
@@ -243,8 +243,8 @@ TEST_P(TensorAxisOf, CountsEveryGradientOnce) {
   const Outcome single = evaluate(network, alone, 1, 1, tiling(1, 1), 0, {});
   expect_near(evaluate(network, world, 1, world.size(), tiling(1, 1), 0, {}), single);
   if (accelerator::count() == 0) return;
-  const Outcome there =
-      evaluate(network, world, 1, world.size(), tiling(1, 1), 0, {Precision::f32, GetParam().keep, Device::gpu});
+  const Outcome there = evaluate(network, world, 1, world.size(), tiling(1, 1), 0,
+                                 {Precision::f32, GetParam().keep, Device::gpu});
   expect_near(there, single);
   for (std::size_t m = 0; m < there.logits.size(); ++m)
     EXPECT_EQ(differences(there.logits[m], single.logits[m], {0, ny, 0, nx}, {0, leads}), 0);

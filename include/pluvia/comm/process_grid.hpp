@@ -6,12 +6,12 @@
 namespace pluvia {
 
 /// How the ranks of a run share the work: as replicas of the whole domain, and in each as stages of the
-/// network, whose tiles and frames lie over `tiles`; each of these over `channels`. Replicas work on samples of
-/// their own and meet where gradients are summed; through the stages of a replica its samples pass one after the
-/// other.
+/// network, whose tiles and frames lie over `tiles`; each of these over `channels`. Replicas work on samples
+/// of their own and meet where gradients are summed; through the stages of a replica its samples pass one
+/// after the other.
 struct ProcessGrid {
-  Communicator tiles;    ///< the ranks of this stage of this replica that have the same channels
-  Communicator stages;   ///< those of this replica with the same tile, frames and channels, one for each stage
+  Communicator tiles;  ///< the ranks of this stage of this replica that have the same channels
+  Communicator stages; ///< those of this replica with the same tile, frames and channels, one for each stage
   Communicator channels; ///< those of this stage of this replica with the same tile and frames
   int replica = 0, replicas = 1;
   int stage() const { return stages.rank(); }
@@ -28,8 +28,8 @@ struct ProcessGrid {
 };
 
 /// Replica r has the r-th of as many equal runs of ranks, and so has stage s in it, so that tiles that meet
-/// lie near each other; the `tensor` ranks of a tile are neighbours, for they exchange most. Collective. Throws
-/// a usage Error when the ranks cannot be shared out evenly.
+/// lie near each other; the `tensor` ranks of a tile are neighbours, for they exchange most. Collective.
+/// Throws a usage Error when the ranks cannot be shared out evenly.
 ProcessGrid make_process_grid(const Communicator& world, int replicas, int stages, int tensor);
 
 } // namespace pluvia
