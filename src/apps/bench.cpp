@@ -9,6 +9,7 @@
 #include <fstream>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -55,14 +56,44 @@ double peak_memory(Device device) {
   return static_cast<double>(usage.ru_maxrss) * 1024;
 }
 
-Json describe(const Timing& t) {
-  return {{"median_s", t.median()}, {"min_s", t.least()}, {"max_s", t.most()}, {"runs", t.seconds.size()}};
-}
-
 double largest(const Communicator& comm, double value) {
   comm.all_reduce(std::span(&value, 1), Reduce::max);
   return value;
 }
+
+/// What a run of something takes: tensors that are allocated, and pages that the system hands out for them
+/// and all else.
+struct Taken {
+  double tensors = 0, bytes = 0, pages = 0;
+};
+template <class Run> Taken taken_by(const Communicator& comm, Run&& run) {
+  const auto pages = [] {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
+  };
+  const TensorAllocations before = tensor_allocations();
+  const auto pages_before = pages();
+  run();
+  const TensorAllocations after = tensor_allocations();
+  return {largest(comm, static_cast<double>(after.count - before.count)),
+          largest(comm, static_cast<double>(after.bytes - before.bytes)),
+          largest(comm, static_cast<double>(pages() - pages_before))};
+}
+
+Json describe(const Taken& taken) {
+  return {{"tensors", taken.tensors}, {"tensor_bytes", taken.bytes}, {"page_faults", taken.pages}};
+}
+
+std::string describe(const char* what, const Taken& taken) {
+  return fmt::format("  {:<20} {:>6.0f} tensors of {:>9.1f} MiB in all, {:>7.0f} page faults\n", what,
+                     taken.tensors, taken.bytes / mib, taken.pages);
+}
+
+Json describe(const Timing& t) {
+  return {{"median_s", t.median()}, {"min_s", t.least()}, {"max_s", t.most()}, {"runs", t.seconds.size()}};
+}
+
 double total(const Communicator& comm, double value) {
   comm.all_reduce(std::span(&value, 1), Reduce::sum);
   return value;
@@ -106,9 +137,9 @@ std::string operator_table(const Profile& profile, int steps, double ceiling, Js
                     fmt::format("{} x {} x {} x {}", s.t, s.y, s.x, s.c), row.calls / steps,
                     1e3 * row.forward_seconds / steps, 1e3 * row.pull_seconds / steps, 100 * seconds / all);
     if (flop > 0)
-      out +=
-          fmt::format("  {:>9.1f} {:>7.2f} {:>7.2f}", flop / seconds / giga,
-                      row.flop / row.forward_seconds / ceiling, row.pull_flop / row.pull_seconds / ceiling);
+      out += fmt::format("  {:>9.1f} {:>7.2f} {:>7.2f}", flop / seconds / giga,
+                         row.flop / row.forward_seconds / ceiling,
+                         row.pull_seconds > 0 ? row.pull_flop / row.pull_seconds / ceiling : 0.0);
     out += "\n";
     json.push_back({{"operator", row.name},
                     {"c_in", row.inputs},
@@ -160,6 +191,46 @@ std::string stage_table(NetworkTiming& network, const std::vector<StepPhases>& s
                    "none; {:.1f}% if all passes took the same\n{}\n",
                    100 * report.idle, 100 * report.idle_of_schedule, 100 * (n - 1) / (3 * m + n - 1),
                    draw(all.back(), chart_width));
+}
+
+/// What the halos of a step cost, layer by layer: medians over steps, each of the slowest rank.
+std::string halo_table(const Communicator& comm, const std::vector<StepPhases>& phases, Json& json) {
+  // Ranks without neighbours book nothing for a layer that others book.
+  std::string names;
+  for (const auto& [layer, cost] : phases.back().layers)
+    names += fmt::format("{}|{}|{}\n", layer.name, layer.level, layer.pass == Layer::Pass::backward);
+  std::set<std::string> all;
+  for (const std::string& of_rank : comm.all_gather(names))
+    for (std::size_t at = 0, end = 0; (end = of_rank.find('\n', at)) != std::string::npos; at = end + 1)
+      all.insert(of_rank.substr(at, end - at));
+  std::string out = fmt::format("{:<22} {:>5}  {:<8}  {:>10} {:>10} {:>10}\n", "halos of a step", "level",
+                                "pass", "waiting ms", "copies ms", "MiB sent");
+  for (const std::string& key : all) {
+    Timing wait, pack;
+    double bytes = 0;
+    for (const StepPhases& p : phases)
+      for (const auto& [layer, cost] : p.layers)
+        if (key == fmt::format("{}|{}|{}", layer.name, layer.level, layer.pass == Layer::Pass::backward)) {
+          wait.seconds.push_back(cost.wait_seconds), pack.seconds.push_back(cost.pack_seconds);
+          bytes = static_cast<double>(cost.bytes);
+        }
+    const bool here = !wait.seconds.empty();
+    const double waiting = largest(comm, here ? wait.median() : 0),
+                 copies = largest(comm, here ? pack.median() : 0);
+    bytes = largest(comm, bytes);
+    const std::size_t first = key.find('|'), second = key.rfind('|');
+    const std::string name = key.substr(0, first), level = key.substr(first + 1, second - first - 1),
+                      pass = key.substr(second + 1) == "true" ? "backward" : "forward";
+    out += fmt::format("{:<22} {:>5}  {:<8}  {:>10.3f} {:>10.3f} {:>10.2f}\n", name, level, pass,
+                       1e3 * waiting, 1e3 * copies, bytes / mib);
+    json.push_back({{"operator", name},
+                    {"level", std::stoi(level)},
+                    {"pass", pass},
+                    {"wait_s", waiting},
+                    {"copy_s", copies},
+                    {"bytes_sent", bytes}});
+  }
+  return out;
 }
 
 /// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
@@ -240,8 +311,9 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   // Memory first: the ceilings bring arrays of their own.
   const double before = peak_memory(device);
   network.forecast();
-  const double forecast_grown = largest(world, peak_memory(device) - before);
-  network.step();
+  const double forecast_grown = largest(world, peak_memory(device) - before),
+               forecast_held = largest(world, peak_memory(device));
+  if (s.bench.training) network.step();
   const double held = largest(world, peak_memory(device)),
                grown = largest(world, peak_memory(device) - before);
   const auto kept = static_cast<double>(held_bytes(network.stages(), network.grid().stage(), s.bench.samples,
@@ -252,28 +324,42 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   const int stages = network.stages().count();
   Progress progress(log, "bench", 4);
   Profile profile;
-  for (int i = 0; i < rounds; ++i) network.step(&profile);
+  for (int i = 0; i < rounds; ++i)
+    if (s.bench.training)
+      network.step(&profile);
+    else
+      network.forecast(&profile);
+  // Of the second in a row: the first settles the heap after what came before.
+  network.forecast();
+  const Taken by_forecast = taken_by(world, [&] { network.forecast(); });
+  Taken by_step;
+  if (s.bench.training) {
+    network.step();
+    by_step = taken_by(world, [&] { network.step(); });
+  }
   const Arithmetic flop = arithmetic(world, network, s);
   progress.update(1, "operators timed");
 
   std::vector<StepPhases> phases;
   std::vector<Contender> contenders = ceilings(world, device);
   const std::size_t machine = contenders.size(); // the last of them counts bytes
-  contenders.push_back({fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
-                        [&] { phases.push_back(network.step()); }, flop.step});
+  if (s.bench.training)
+    contenders.push_back(
+        {fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
+         [&] { phases.push_back(network.step()); }, flop.step});
   contenders.push_back(
       {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward});
   // What the same bits on every process grid cost: a step that sums as it likes, beside.
   Settings fast = s;
   fast.train.exact = false;
   std::optional<NetworkTiming> inexact;
-  if (s.train.exact) {
+  if (s.bench.training && s.train.exact) {
     inexact.emplace(world, fast, precision, device, s.bench.ny, s.bench.nx);
     contenders.push_back(
         {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step});
   }
   const std::vector<Timing> timings = time_in_turn(world, contenders, rounds);
-  phases.erase(phases.begin()); // the round that was thrown away
+  if (s.bench.training) phases.erase(phases.begin()); // the round that was thrown away
   progress.update(2, "step and forecast timed");
 
   const double ceiling = contenders[0].amount / timings[0].median();
@@ -317,47 +403,60 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     json["timings"][contenders[i].name] = entry;
   }
 
-  const auto phase = [&](auto&& member) {
-    Timing t;
-    for (const StepPhases& p : phases) t.seconds.push_back(member(p));
-    return largest(world, t.median());
-  };
-  const std::vector<std::pair<const char*, double>> parts{
-      {"forward", phase([](const StepPhases& p) { return p.forward; })},
-      {"loss", phase([](const StepPhases& p) { return p.loss; })},
-      {"backward", phase([](const StepPhases& p) { return p.backward; })},
-      {"other stages", phase([](const StepPhases& p) { return p.stages; })},
-      {"reduction", phase([](const StepPhases& p) { return p.reduction; })},
-      {"optimiser", phase([](const StepPhases& p) { return p.optimiser; })},
-      {"of it halo copies", phase([](const StepPhases& p) { return p.halo.pack_seconds; })},
-      {"of it halo waiting", phase([](const StepPhases& p) { return p.halo.wait_seconds; })}};
-  out += "\nphase of a step (slowest rank)\n";
-  for (const auto& [name, seconds] : parts) {
-    out += fmt::format("  {:<20} {:>10.4f} s\n", name, seconds);
-    json["phases_s"][name] = seconds;
+  if (s.bench.training) {
+    const auto phase = [&](auto&& member) {
+      Timing t;
+      for (const StepPhases& p : phases) t.seconds.push_back(member(p));
+      return largest(world, t.median());
+    };
+    const std::vector<std::pair<const char*, double>> parts{
+        {"forward", phase([](const StepPhases& p) { return p.forward; })},
+        {"loss", phase([](const StepPhases& p) { return p.loss; })},
+        {"backward", phase([](const StepPhases& p) { return p.backward; })},
+        {"other stages", phase([](const StepPhases& p) { return p.stages; })},
+        {"reduction", phase([](const StepPhases& p) { return p.reduction; })},
+        {"optimiser", phase([](const StepPhases& p) { return p.optimiser; })},
+        {"of it halo copies", phase([](const StepPhases& p) { return p.halo.pack_seconds; })},
+        {"of it halo waiting", phase([](const StepPhases& p) { return p.halo.wait_seconds; })}};
+    out += "\nphase of a step (slowest rank)\n";
+    for (const auto& [name, seconds] : parts) {
+      out += fmt::format("  {:<20} {:>10.4f} s\n", name, seconds);
+      json["phases_s"][name] = seconds;
+    }
+    // Of all ranks the least favourable.
+    const double exposed = phase([](const StepPhases&p) { return p.reduction / p.total(); }),
+                 hidden =
+                     1 - phase([](const StepPhases&p) { return p.reduction / (p.hidden + p.reduction); });
+    json["reduction"] = {{"exposed_of_step", exposed}, {"hidden", hidden}};
+    if (world.size() > 1)
+      out += fmt::format("  sums of gradients: {:.1f}% of their time hidden behind backward, the rest is "
+                         "{:.1f}% of the step\n",
+                         100 * hidden, 100 * exposed);
+    const HaloCost& halo = phases.back().halo;
+    json["halo"] = {{"bytes_sent", halo.bytes}, {"messages_sent", halo.messages}};
+    out += fmt::format("  halos sent by rank 0: {:.2f} MiB in {} messages\n",
+                       static_cast<double>(halo.bytes) / mib, halo.messages);
+    if (world.size() > 1) out += fmt::format("\n{}", halo_table(world, phases, json["halo_layers"]));
   }
-  // Of all ranks the least favourable.
-  const double exposed = phase([](const StepPhases&p) { return p.reduction / p.total(); }),
-               hidden = 1 - phase([](const StepPhases&p) { return p.reduction / (p.hidden + p.reduction); });
-  json["reduction"] = {{"exposed_of_step", exposed}, {"hidden", hidden}};
-  if (world.size() > 1)
-    out += fmt::format("  sums of gradients: {:.1f}% of their time hidden behind backward, the rest is "
-                       "{:.1f}% of the step\n",
-                       100 * hidden, 100 * exposed);
-  const HaloCost& halo = phases.back().halo;
-  json["halo"] = {{"bytes_sent", halo.bytes}, {"messages_sent", halo.messages}};
-  out += fmt::format("  halos sent by rank 0: {:.2f} MiB in {} messages\n",
-                     static_cast<double>(halo.bytes) / mib, halo.messages);
-  out +=
-      fmt::format("\nmemory      a step holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all; "
-                  "activations to keep {:.1f} MiB: {:.2f} times; a forecast holds {:.1f} MiB more\n\n",
-                  grown / mib, held / mib, largest(world, kept) / mib, grown / largest(world, kept),
-                  forecast_grown / mib);
+  out += "\nmemory      ";
+  if (s.bench.training)
+    out += fmt::format(
+        "a step holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all; activations to "
+        "keep {:.1f} MiB: {:.2f} times; ",
+        grown / mib, held / mib, largest(world, kept) / mib, grown / largest(world, kept));
+  out += fmt::format("a forecast holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all\n",
+                     forecast_grown / mib, forecast_held / mib);
+  if (s.bench.training) out += describe("a step takes", by_step);
+  out += describe("a forecast takes", by_forecast) + "\n";
+  json["taken"]["forecast"] = describe(by_forecast);
+  if (s.bench.training) json["taken"]["step"] = describe(by_step);
   json["memory_bytes"] = {{"peak", held},
                           {"peak_of_step", grown},
                           {"peak_of_forecast", forecast_grown},
+                          {"peak_with_forecast", forecast_held},
                           {"activations_to_keep", largest(world, kept)}};
-  if (stages > 1) out += stage_table(network, phases, s.bench.samples, json["stage_report"]);
+  if (stages > 1 && s.bench.training)
+    out += stage_table(network, phases, s.bench.samples, json["stage_report"]);
   // The rows are of one rank, of its stage, and so is the ceiling to compare them with.
   out += operator_table(profile, rounds, ceiling / world.size(), json["operators"]);
 

@@ -22,7 +22,8 @@ Grid grid_of(Index ny, Index nx) {
 }
 
 Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
-  Tensor t = Tensor::zeros(shape, margin);
+  Tensor t = Tensor::apart(shape, margin);
+  t.fill(0.0F);
   std::uint64_t n = 0;
   for (Index b = 0; b < shape.b; ++b)
     for (Index f = 0; f < shape.t; ++f)
@@ -83,7 +84,7 @@ void NetworkTiming::forecast(Profile* profile) {
 
 StepPhases NetworkTiming::step(Profile* profile) {
   StepPhases phases;
-  const HaloCost before = tiles_.halo_cost();
+  const std::map<Layer, HaloCost> before = tiles_.halo_costs();
   auto last = std::chrono::steady_clock::now();
   const auto lap = [&](double& phase) {
     if (input_->value.device() == Device::gpu) accelerator::wait();
@@ -118,9 +119,15 @@ StepPhases NetworkTiming::step(Profile* profile) {
   phases.hidden = sync.cost().hidden_seconds;
   update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
   lap(phases.optimiser);
-  const HaloCost after = tiles_.halo_cost();
-  phases.halo = {after.pack_seconds - before.pack_seconds, after.wait_seconds - before.wait_seconds,
-                 after.bytes - before.bytes, after.messages - before.messages};
+  for (const auto& [layer, after] : tiles_.halo_costs()) {
+    const auto found = before.find(layer);
+    const HaloCost was = found == before.end() ? HaloCost{} : found->second;
+    const HaloCost cost{after.pack_seconds - was.pack_seconds, after.wait_seconds - was.wait_seconds,
+                        after.bytes - was.bytes, after.messages - was.messages};
+    phases.layers[layer] = cost;
+    phases.halo.pack_seconds += cost.pack_seconds, phases.halo.wait_seconds += cost.wait_seconds;
+    phases.halo.bytes += cost.bytes, phases.halo.messages += cost.messages;
+  }
   return phases;
 }
 

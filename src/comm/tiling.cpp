@@ -1,6 +1,7 @@
 #include "pluvia/comm/tiling.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <string>
 
@@ -43,6 +44,12 @@ Rect intersect(const Rect& a, const Rect& b) {
   return {std::max(a.y0, b.y0), std::min(a.y1, b.y1), std::max(a.x0, b.x0), std::min(a.x1, b.x1)};
 }
 
+Rect grown(const Rect& r, const Margin& m) {
+  return {r.y0 - m.y_lo, r.y1 + m.y_hi, r.x0 - m.x_lo, r.x1 + m.x_hi};
+}
+Rect coarser(const Rect& r) { return {r.y0 >> 1, (r.y1 + 1) >> 1, r.x0 >> 1, (r.x1 + 1) >> 1}; }
+Rect finer(const Rect& r) { return {2 * r.y0, 2 * r.y1, 2 * r.x0, 2 * r.x1}; }
+
 Tiling::Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge, Index block)
     : ny_(ny), nx_(nx), levels_(levels), x_edge_(x_edge), block_(block_cells(levels, block)) {
   const Blocks blocks(ny, nx, levels, block);
@@ -59,9 +66,23 @@ Tiling::Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge, 
   x_cuts_ = even_cuts(blocks.x, cols);
 }
 
+Tiling::Tiling(const Tiling& whole, int level, const Rect& window) : Tiling(whole) {
+  y_cuts_ = x_cuts_ = {0, 1};
+  window_level_ = level, window_ = window;
+}
+
 Rect Tiling::domain(int level) const { return {0, coarsen(ny_, level), 0, coarsen(nx_, level)}; }
 
+Rect Tiling::existing(int level, const Rect& r) const {
+  const Rect all = domain(level);
+  if (x_edge_ == Edge::closed) return intersect(r, all);
+  const bool whole = cols() == 1;
+  return {std::max(r.y0, all.y0), std::min(r.y1, all.y1), whole ? all.x0 : r.x0, whole ? all.x1 : r.x1};
+}
+
 Rect Tiling::tile(int rank, int level) const {
+  assert(window_level_ < 0 || window_level_ == level);
+  if (window_level_ >= 0) return window_;
   const Index scale = block_ >> level;
   const auto row = static_cast<std::size_t>(rank / cols()), col = static_cast<std::size_t>(rank % cols());
   const Rect cut{y_cuts_[row] * scale, y_cuts_[row + 1] * scale, x_cuts_[col] * scale, x_cuts_[col + 1] * scale};

@@ -173,6 +173,8 @@ void declare(BenchSettings& s, const Declare& key) {
   key("bench.samples", &s.samples, "samples", positive,
       "samples of a replica in a timed step; parallel.stages needs one for each stage");
   key("bench.rounds", &s.rounds, "rounds", positive, "repetitions, all contenders in turn");
+  key("bench.training", &s.training, "", {},
+      "time training steps, too; false for grids of which only a forecast fits in memory");
   key("bench.ranks", &s.ranks, "ranks", positive, "rank counts of the scaling tables; empty = no tables");
   key("bench.output", &s.output, "", {.not_empty = true}, "file of the results (JSON)");
 }

@@ -193,7 +193,7 @@ SampleInput Sampler::input(Time init, const Normalisation& normalisation,
   const Rect& r = tile();
   const std::size_t n = rule_.predictors.size(), cells = static_cast<std::size_t>(r.cells());
   const auto classes = static_cast<std::size_t>(rule_.classes());
-  SampleInput sample{Tensor({1, frames.size(), r.height(), r.width(), rule_.channels()}, margin),
+  SampleInput sample{Tensor::apart({1, frames.size(), r.height(), r.width(), rule_.channels()}, margin),
                      std::vector<std::uint8_t>(cells, 0)};
   // The forecast's own windows, seen from every frame.
   std::vector<float> odds(rule_.leads.size() * cells);
@@ -263,7 +263,7 @@ std::vector<std::int8_t> Sampler::observed(Time end) {
 
 Tensor log_base(std::span<const std::vector<float>> base, const Rect& tile, int classes) {
   const auto leads = static_cast<Index>(base.size());
-  Tensor out({1, leads, tile.height(), tile.width(), classes});
+  Tensor out = Tensor::apart({1, leads, tile.height(), tile.width(), classes});
   parallel_for(leads * tile.height(), [&](Index row) {
     const Index lead = row / tile.height(), y = row % tile.height();
     const float* p = base[static_cast<std::size_t>(lead)].data() + y * tile.width() * classes;

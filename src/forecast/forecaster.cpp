@@ -1,5 +1,7 @@
 #include "pluvia/forecast/forecaster.hpp"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <optional>
@@ -210,14 +212,20 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
          "parallel.tensor is " + std::to_string(tensor), "Set parallel.tensor=1.");
   const std::vector<AttentionProbe::Cell> cells = cells_holding(world, index, tile, points);
 
+  const SampleRule rule = make_sample_rule(settings);
+  const std::vector<Time> times = requested_times(settings, index);
+  std::vector<Time> ends; // of all windows
+  for (const Time init : times)
+    for (const Time lead : rule.leads) ends.push_back(init + lead);
   std::vector<Member> members;
   std::vector<std::string> digests;
   for (std::size_t i = 0; i < paths.size(); ++i) {
     members.push_back(load_member(world, paths[i], trained[i], tile, device, log));
+    keep_hours(members.back().climatology, ends);
     digests.push_back(members.back().digest);
   }
+  malloc_trim(0); // checkpoints held more than is needed from here on
 
-  const SampleRule rule = make_sample_rule(settings);
   const RecentWeatherRule recent = recent_weather_rule(settings);
   const Span frames = tiles.frames(static_cast<Index>(rule.history)),
              leads = tiles.leads(static_cast<Index>(rule.leads.size()));
@@ -243,7 +251,6 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
            "Check forecast.output.");
   });
 
-  const std::vector<Time> times = requested_times(settings, index);
   const Time first = index.frames.front().time, last = index.frames.back().time;
   std::vector<std::string> written;
   Progress progress(log, "forecast", static_cast<std::int64_t>(times.size()));
@@ -269,7 +276,8 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
       std::vector<std::vector<float>> pi;
       for (Time lead : rule.leads) pi.push_back(member.climatology.at(init + lead));
       const std::vector<std::vector<float>> base =
-          member.regressions.empty() ? pi : regression_base(member.regressions, weather, pi);
+          member.regressions.empty() ? std::move(pi) : regression_base(member.regressions, weather, pi);
+      pi.clear();
       SampleInput input;
       together(world, [&] {
         input = sampler.input(init, member.normalisation, base, member.network.input_margin(), frames);

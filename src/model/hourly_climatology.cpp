@@ -2,10 +2,18 @@
 
 namespace pluvia {
 
-const std::vector<float>& HourlyClimatology::at(Time end) const {
+namespace {
+
+std::size_t hour_of(Time end) {
   constexpr Time hour = 3600, day = 24 * hour;
   const Time rounded = (end + hour / 2) % day;
-  return hours[static_cast<std::size_t>((rounded + day) % day / hour)];
+  return static_cast<std::size_t>((rounded + day) % day / hour);
+}
+
+} // namespace
+
+const std::vector<float>& HourlyClimatology::at(Time end) const {
+  return hours[hour_of(end)];
 }
 
 HourlyClimatology finish(const Climatology& climatology) {
@@ -19,8 +27,16 @@ TiledField to_field(const HourlyClimatology& climatology) {
   TiledField field;
   field.outer = static_cast<std::int64_t>(climatology.hours.size());
   field.inner = climatology.classes;
-  for (const auto& hour : climatology.hours) field.values.insert(field.values.end(), hour.begin(), hour.end());
+  for (const auto& hour : climatology.hours)
+    field.values.insert(field.values.end(), hour.begin(), hour.end());
   return field;
+}
+
+void keep_hours(HourlyClimatology& climatology, const std::vector<Time>& ends) {
+  std::vector<bool> wanted(climatology.hours.size(), false);
+  for (const Time end : ends) wanted[hour_of(end)] = true;
+  for (std::size_t h = 0; h < wanted.size(); ++h)
+    if (!wanted[h]) std::vector<float>().swap(climatology.hours[h]);
 }
 
 HourlyClimatology from_field(const TiledField& field) {

@@ -52,6 +52,18 @@ Var attend_with(const SharedLayers& on, int level, const SpaceTimeBlock::Heads& 
                    on.own(heads.v, n, nullptr, keys), window, view);
 }
 
+/// Rows and columns around a query that spatial attention sees.
+AxisWindow rows_of(const AttentionSettings& form, const Tiling& tiling, int level) {
+  return form.form == "windowed" ? block_y(tiling, level, form.window) : around_y(tiling, level, form.radius);
+}
+AxisWindow columns_of(const AttentionSettings& form, const Tiling& tiling, int level) {
+  return form.form == "windowed" ? block_x(tiling, level, form.window) : around_x(tiling, level, form.radius);
+}
+
+Rect keys_of(const AxisWindow& y, const AxisWindow& x, const Rect& r) {
+  return {y.keys(r.y0).from, y.keys(r.y1 - 1).to, x.keys(r.x0).from, x.keys(r.x1 - 1).to};
+}
+
 } // namespace
 
 ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, Index channels,
@@ -74,6 +86,10 @@ Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int le
   h = gather_channels(tape, tiles, share, std::exchange(own, nullptr), c, margin);
   return conv3d_all(tape, tiles, level, share, h, *block.second.weight, *block.second.bias,
                     block.second.stencil, x);
+}
+
+Rect seen_by(const ResidualBlock& block, const Tiling&, int, const Rect& cells) {
+  return grown(grown(cells, reach(block.second.stencil)), reach(block.first.stencil));
 }
 
 Recurrence make_recurrence(ParameterSet& set, const std::string& name, Index c) {
@@ -126,14 +142,12 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
   const AttentionSettings& form = block.settings;
   const AxisWindow own{AxisWindow::Kind::own, 0, 0};
   const AxisWindow past = tiles.past(x->value.shape().t);
-  const AxisWindow y =
-      form.form == "windowed" ? tiles.block_y(level, form.window) : tiles.around_y(level, form.radius);
-  const AxisWindow x_axis =
-      form.form == "windowed" ? tiles.block_x(level, form.window) : tiles.around_x(level, form.radius);
+  const AxisWindow y = rows_of(form, tiles.tiling(), level), x_axis = columns_of(form, tiles.tiling(), level);
 
   const Index c = x->value.shape().c;
   const SharedLayers on{tape, tiles, tiles.channel_share().on(c)};
-  const Channels n = on.channels_of(apply(tape, block.norm, x, Activation::none));
+  // A forecast lets go of what it has used.
+  Channels n = on.channels_of(apply(tape, block.norm, x, Activation::none));
   Channels mixed;
   if (form.form == "joint") {
     mixed = on.gather(attend_with(on, level, block.spatial, n, {past, y, x_axis},
@@ -148,6 +162,7 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
                                                           watch(probe, AttentionKind::temporal, level)),
                                               c)
                                   : on.channels_of(forward(block.recurrence[0], on, n));
+    if (form.global == "none") n = {};
     const Var gate = on.own(block.gate_temporal, temporal, on.own(block.gate_spatial, spatial));
     if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
     mixed = on.gather(blend(tape, gate, spatial.own, temporal.own), c);
@@ -163,12 +178,20 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
     const Var gate = on.own(block.gate_mixed, mixed, on.own(block.gate_global, global));
     mixed = on.gather(blend(tape, gate, global.own, mixed.own), c);
   }
+  n = {};
   const Var attended = on.all(block.output, mixed, x);
-  const Channels hidden =
-      on.gather(gelu(tape, on.own(block.expand,
-                                  on.channels_of(apply(tape, block.mlp_norm, attended, Activation::none)))),
-                2 * c);
+  mixed = {};
+  Channels hidden = on.channels_of(apply(tape, block.mlp_norm, attended, Activation::none));
+  Var wide = on.own(block.expand, hidden);
+  hidden = {};
+  wide = gelu(tape, wide);
+  hidden = on.gather(std::exchange(wide, nullptr), 2 * c);
   return on.all(block.contract, hidden, attended);
+}
+
+Rect seen_by(const SpaceTimeBlock& block, const Tiling& tiling, int level, const Rect& cells) {
+  const AttentionSettings& form = block.settings;
+  return keys_of(rows_of(form, tiling, level), columns_of(form, tiling, level), cells);
 }
 
 SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, Index c, Index radius,
@@ -215,6 +238,10 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
                                s.c);
   k.reset(), v.reset();
   return on.all(skip.output, o);
+}
+
+Rect seen_by(const SkipAttention& skip, const Tiling& tiling, int level, const Rect& cells) {
+  return keys_of(around_y(tiling, level, skip.radius), around_x(tiling, level, skip.radius), cells);
 }
 
 } // namespace pluvia

@@ -64,19 +64,27 @@ Margin StUnet::input_margin() const {
   return merged_ == 1 ? Margin{} : reach(stem_.stencil);
 }
 
+Var StUnet::begin(Tape& tape, Decomposition& tiles, Var input) {
+  if (merged_ == 1)
+    input = linear(tape, merge(tape, input), *entry_.weight, *entry_.bias, nullptr, reach(stem_.stencil));
+  return conv3d(tape, tiles, merged_, input, *stem_.weight, *stem_.bias, stem_.stencil);
+}
+
 Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base, const Dropout& dropout,
-                    AttentionProbe* probe) {
+                    AttentionProbe* probe, const SlabSize& slab) {
+  std::vector<Index> rows(levels_.size(), 0);
+  if (!tape.recording() && !probe && dropout.rate == 0 && input->value.device() == Device::host)
+    rows = slab_rows(tiles, input->value.shape().t, slab);
   Flow flow{std::move(input)};
-  advance(tape, tiles, {0, static_cast<Index>(pieces_.size())}, flow, base, dropout, probe);
+  advance(tape, tiles, {0, static_cast<Index>(pieces_.size())}, rows, flow, base, dropout, probe);
   return std::move(flow.x);
 }
 
-void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, Flow& flow, const Var& base,
-                     const Dropout& dropout, AttentionProbe* probe) {
+void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, const std::vector<Index>& rows,
+                     Flow& flow, const Var& base, const Dropout& dropout, AttentionProbe* probe) {
   flow.skips.resize(levels_.size());
-  const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
-                       Margin margin = {}) {
-    return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
+  const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr) {
+    return linear(tape, x, *layer.weight, *layer.bias, residual);
   };
   const auto apply = [&](const auto& block, int level, const Var& x, auto... watcher) {
     return tape.apply(
@@ -91,23 +99,32 @@ void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, Flow& flow, 
     const Piece piece = pieces_[static_cast<std::size_t>(i)];
     const auto l = static_cast<std::size_t>(piece.level);
     const int level = merged_ + piece.level;
+    const bool coarsest = l + 1 == levels_.size(), by_slabs = rows[l] > 0;
     Var& skip = flow.skips[l];
     switch (piece.kind) {
     case Piece::Kind::encode:
-      if (l == 0) {
-        if (merged_ == 1) x = lin(entry_, merge(tape, x), nullptr, reach(stem_.stencil));
-        x = conv3d(tape, tiles, merged_, x, *stem_.weight, *stem_.bias, stem_.stencil);
+      if (by_slabs) { // with all that follows on the way down
+        Descent down = descend(tape, tiles, rows, l, std::move(x));
+        x = coarsest ? std::move(down.skip) : std::move(down.next);
+        skip = std::move(down.skip);
+        break;
       }
+      if (l == 0) x = begin(tape, tiles, std::move(x));
       x = apply(levels_[l].encode, level, x);
       break;
     case Piece::Kind::attend:
-      x = apply(levels_[l].attention.front(), level, x, probe);
+      if (!by_slabs) x = apply(levels_[l].attention.front(), level, x, probe);
       break;
     case Piece::Kind::skip:
+      if (by_slabs) break;
       skip = drop_channels(tape, apply(levels_[l].skip, level, x, probe), dropout, l);
-      x = l + 1 < levels_.size() ? lin(levels_[l].down, merge(tape, x)) : std::move(skip);
+      x = coarsest ? std::move(skip) : lin(levels_[l].down, merge(tape, x));
       break;
     case Piece::Kind::decode:
+      if (by_slabs) {
+        x = ascend(tape, tiles, rows, l, std::move(x), std::move(skip), base);
+        break;
+      }
       const Rect tile = tiles.tile(level);
       x = unmerge(tape, lin(levels_[l].up, x), tile.height(), tile.width(), skip);
       skip.reset();
@@ -115,7 +132,7 @@ void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, Flow& flow, 
       break;
     }
   }
-  if (pieces.to < static_cast<Index>(pieces_.size())) return;
+  if (pieces.to < static_cast<Index>(pieces_.size()) || rows[0] > 0) return; // slabs end with logits
   const Rect tile = tiles.tile(0);
   x = merged_ == 0 ? lin(head_, x, base) : unmerge(tape, lin(head_, x), tile.height(), tile.width(), base);
 }

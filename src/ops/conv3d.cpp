@@ -169,7 +169,12 @@ PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil) {
   return pack_transposed_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
 }
 
-void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y) {
+Index cells_at_once(Index row) {
+  return even_part(row, tile_cells);
+}
+
+void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,
+              std::span<const OutputPart> parts) {
   const Shape& s = y.shape();
   assert(x.shape().c == w.c_in && s.c == w.c_out);
   assert(x.shape().x == s.x && x.shape().y == s.y && x.shape().t == s.t);
@@ -184,15 +189,13 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   const Rows rows(s, taps == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
                   flat_row(w.c_in + w.c_out));
   const Index panel = Index{taps} * w.c_in * w.block;
-  const int tile = even_part(rows.length, tile_cells);
 
-  const auto convolve_row = [&](Index block, Index row) {
+  const auto convolve_cells = [&](Index block, Index cells, const float* xr, const float* rr, float* yr) {
     const Index first = block * w.block;
     const int valid = static_cast<int>(std::min<Index>(w.block, w.c_out - first));
-    const float* xr = rows.start(x, row);
-    float* yr = rows.start(y, row) + first;
-    const float* rr = residual ? rows.start(*residual, row) + first : nullptr;
-    const Index cells = rows.cells_of(row);
+    const int tile = even_part(cells, tile_cells);
+    yr += first;
+    if (rr) rr += first;
     for (Index i = 0; i < cells; i += tile) {
       const auto n = static_cast<std::size_t>(std::min<Index>(tile, cells - i));
       kernels[n - 1](xr + i * w.c_in, w.c_in, offsets.data(), taps, w.c_in, w.data.data() + block * panel,
@@ -200,14 +203,30 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
                      yr + i * w.c_out, w.c_out, valid);
     }
   };
+  // Rows of each part follow those of the one before.
+  std::vector<Index> ends;
+  for (const OutputPart& part : parts)
+    ends.push_back((ends.empty() ? 0 : ends.back()) + s.b * part.t.size() * part.y.size());
+  const Index count = parts.empty() ? rows.count : ends.back();
+  const auto convolve_row = [&](Index block, Index row) {
+    if (parts.empty())
+      return convolve_cells(block, rows.cells_of(row), rows.start(x, row),
+                            residual ? rows.start(*residual, row) : nullptr, rows.start(y, row));
+    const auto n = static_cast<std::size_t>(std::ranges::upper_bound(ends, row) - ends.begin());
+    const OutputPart& part = parts[n];
+    if (n > 0) row -= ends[n - 1];
+    const Index iy = part.y.from + row % part.y.size(), frame = row / part.y.size(),
+                t = part.t.from + frame % part.t.size(), b = frame / part.t.size(), ix = part.x.from;
+    convolve_cells(block, part.x.size(), x.cell(b, t, iy, ix),
+                   residual ? residual->cell(b, t, iy, ix) : nullptr, y.cell(b, t, iy, ix));
+  };
   constexpr std::size_t cached_weights = std::size_t{64} << 10;
   if (w.data.size() <= cached_weights) // all weights stay in the cache: a row is read once
-    parallel_for(rows.count, [&](Index row) {
+    parallel_for(count, [&](Index row) {
       for (Index block = 0; block < blocks; ++block) convolve_row(block, row);
     });
   else // a block's weights stay there while all rows pass
-    parallel_for(blocks * rows.count,
-                 [&](Index task) { convolve_row(task / rows.count, task % rows.count); });
+    parallel_for(blocks * count, [&](Index task) { convolve_row(task / count, task % count); });
 }
 
 void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,

@@ -46,8 +46,8 @@ Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& o
                 Margin margin) {
   if (own.device() == Device::gpu)
     return moved(gathered(tiles, share, own.to(Device::host), channels, margin), Device::gpu);
-  HaloCost& cost = tiles.halo_cost();
-  const Communicator& group = tiles.channels();
+  HaloCost& cost = tiles.halo_cost({"gather", -1});
+  const Communicator& group = *tiles.channels();
   Shape s = own.shape();
   const auto shape_of = [&](int member) {
     Shape out = s;
@@ -119,7 +119,7 @@ Tensor of_inputs(const Tensor& weight, const ChannelShare& share) {
   return out;
 }
 
-struct Layer {
+struct Weights {
   const char* name;
   Parameter &weight, &bias;
   Stencil stencil = {};
@@ -128,7 +128,7 @@ struct Layer {
 
 /// Forward and backward of all layers; `whole`: all channels of the output are gathered.
 Var shared_convolution(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Channels& x,
-                       const Layer& layer, const Var& residual, Margin out_margin, bool whole) {
+                       const Weights& layer, const Var& residual, Margin out_margin, bool whole) {
   Parameter &weight = layer.weight, &bias = layer.bias;
   const Index c_in = weight.value.shape().x, c_out = weight.value.shape().c;
   assert(x.all->value.shape().c == c_in && x.own->value.shape().c == share.size(c_in));
@@ -141,7 +141,7 @@ Var shared_convolution(Tape& tape, Decomposition& tiles, const ChannelShare& sha
   s.c = c_out;
   const Work work = shared_work(layer.name, share, s, weight.value.shape(), tape.blocks().members);
   s.c = share.size(c_out);
-  if (!alone) tiles.exchange(tiles.stencil_halo(level, stencil), {&x.all->value}).finish();
+  if (!alone) tiles.exchange(tiles.stencil_halo(level, stencil), {&x.all->value}, {"conv3d", level}).finish();
   Tensor y(s, out_margin, x.all->value.device());
   convolution(precision, x.all->value, of_outputs(weight.value, share), stencil,
               bias.value.cell(0, 0, 0, 0) + share.of(c_out).from,
@@ -163,7 +163,8 @@ Var shared_convolution(Tape& tape, Decomposition& tiles, const ChannelShare& sha
     std::optional<HaloExchange> exchange;
     if (!alone)
       exchange.emplace(tiles.stencil_halo(level, transposed(stencil)), tiles.comm(),
-                       std::vector<Tensor*>{&dy}, tiles.halo_cost(), tiles.link());
+                       std::vector<Tensor*>{&dy}, tiles.halo_cost({"conv3d", level, Layer::Pass::backward}),
+                       tiles.link());
     if (!tape.defers()) pull_weight(dy);
     if (exchange) exchange->finish();
     if (x.own->needs_grad) {

@@ -46,7 +46,7 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
   if (tape.recording()) record = std::make_shared<RecurrenceRecord>(make_recurrence_record(s, device));
   const std::vector<Span> strips = recurrence_strips(s.y, tiles.partition().time.parts());
   {
-    Relay line(tiles.time(), Relay::Direction::up, tiles.halo_cost());
+    Relay line(tiles.time(), Relay::Direction::up, tiles.halo_cost({"recurrence", -1}));
     for (const Span rows : strips)
       relay(line, s, rows.size(), device, [&](CellState& state) {
         recur(precision, z->value, weight.value, rows, state, record.get(), hidden);
@@ -55,7 +55,8 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
   const auto pull = [&tape, &tiles, precision, z, s, strips, record, &weight, device](Node& node) {
     Tensor dz(z->value.shape(), z->grad_margin, device);
     {
-      Relay line(tiles.time(), Relay::Direction::down, tiles.halo_cost());
+      Relay line(tiles.time(), Relay::Direction::down,
+                 tiles.halo_cost({"recurrence", -1, Layer::Pass::backward}));
       for (const Span rows : strips)
         relay(line, s, rows.size(), device, [&](CellState& state) {
           recur_gradients(precision, node.grad, weight.value, rows, *record, state, dz);

@@ -1,5 +1,6 @@
 #include "pluvia/parallel/stencil.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <memory>
 
@@ -27,6 +28,52 @@ void show(const AttentionView& view, const Tensor& q, const Tensor& k, const Att
   view(q.to(Device::host), k.to(Device::host), window, origin);
 }
 
+/// The outputs of a convolution that read nothing of what an exchange brings, and the others.
+struct Split {
+  std::vector<OutputPart> inside, rim;
+};
+
+/// Whether others send anything, and the kernel computes parts (that of bf16 rounds its whole input first).
+bool can_split(const HaloPlan& plan, int rank, Precision precision) {
+  return precision == Precision::f32 &&
+         std::ranges::any_of(plan.receives, [&](const auto& piece) { return piece.peer != rank; });
+}
+
+Split split(const HaloPlan& plan, const Shape& s, const Margin& m) {
+  Margin wet; // margins that hold more than zeros
+  for (const HaloPlan::Piece& piece : plan.receives) {
+    const Span frames = piece.frames_of(s.t);
+    if (frames.from < 0) wet.t_lo = m.t_lo;
+    if (frames.to > s.t) wet.t_hi = m.t_hi;
+    if (piece.cells.y0 < 0) wet.y_lo = m.y_lo;
+    if (piece.cells.y1 > s.y) wet.y_hi = m.y_hi;
+    if (piece.cells.x0 < 0) wet.x_lo = m.x_lo;
+    if (piece.cells.x1 > s.x) wet.x_hi = m.x_hi;
+  }
+  Span t{wet.t_lo, s.t - wet.t_hi};
+  const Span y{wet.y_lo, s.y - wet.y_hi};
+  // Columns are left out by whole tiles of the kernel, so that a row takes no more of them than in one piece.
+  // Short rows are one or two tiles, all of which a halo may touch: nothing is inside then.
+  const Index tile = cells_at_once(s.x);
+  const auto tiles = [&](Index cells) { return (cells + tile - 1) / tile * tile; };
+  const Span x{tiles(wet.x_lo), wet.x_hi > 0 ? (s.x - wet.x_hi) / tile * tile : s.x};
+  if (t.size() <= 0 || y.size() <= 0 || x.size() <= 0) return {};
+  // Rows in pieces are read twice, which costs up to a tenth: a quarter of the work hides a message as well.
+  if (x.size() < s.x) t.to = t.from + std::max<Index>(1, t.size() / 4);
+  Split out{{{t, y, x}}, {}};
+  const auto add = [&](const OutputPart& part) {
+    if (part.t.size() > 0 && part.y.size() > 0 && part.x.size() > 0) out.rim.push_back(part);
+  };
+  const Span rows{0, s.y}, columns{0, s.x};
+  add({{0, t.from}, rows, columns});
+  add({{t.to, s.t}, rows, columns});
+  add({t, {0, y.from}, columns});
+  add({t, {y.to, s.y}, columns});
+  add({t, y, {0, x.from}});
+  add({t, y, {x.to, s.x}});
+  return out;
+}
+
 } // namespace
 
 Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter& weight, Parameter& bias,
@@ -34,13 +81,27 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   assert(x->value.margin() == reach(stencil));
   Shape s = x->value.shape();
   s.c = weight.value.shape().c;
-  tiles.exchange(tiles.stencil_halo(level, stencil), {&x->value}).finish();
+  const HaloPlan& plan = tiles.stencil_halo(level, stencil);
+  HaloExchange halo = tiles.exchange(plan, {&x->value}, {"conv3d", level});
   Tensor y(s, {}, x->value.device());
   const Precision precision = tape.precision();
-  convolution(precision, x->value, weight.value, stencil, bias.value.cell(0, 0, 0, 0),
-              residual ? &residual->value : nullptr, y);
+  const float* const b = bias.value.cell(0, 0, 0, 0);
+  const Tensor* const addend = residual ? &residual->value : nullptr;
+  // What is inside is computed while the halo travels, to the same bits: every output is a chain of its own.
+  const bool may_split = x->value.device() == Device::host && can_split(plan, tiles.comm().rank(), precision);
+  const Split parts = may_split ? split(plan, s, x->value.margin()) : Split{};
+  if (parts.inside.empty()) {
+    halo.finish();
+    convolution(precision, x->value, weight.value, stencil, b, addend, y);
+  } else {
+    const PackedWeights w = pack(weight.value, stencil);
+    convolve(x->value, w, b, addend, y, parts.inside);
+    halo.finish();
+    if (!parts.rim.empty()) convolve(x->value, w, b, addend, y, parts.rim);
+  }
   const auto pull = [&tape, &tiles, level, precision, x, &weight, &bias, stencil, residual](Node& node) {
-    HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad});
+    HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad},
+                                           {"conv3d", level, Layer::Pass::backward});
     const auto pull_weight = [blocks = tape.blocks(), precision, x, &weight, &bias,
                               stencil](const Tensor& dy) {
       pull_convolution_weight(blocks, precision, x->value, dy, stencil, weight, &bias);
@@ -79,7 +140,9 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
               const AttentionWindow& window, const AttentionView& view) {
   const TileOrigin origin = origin_of(tiles, level, window);
   const bool home = at_home(tiles, window);
-  if (!home) tiles.exchange(tiles.key_halo(level, window), {&k->value, &v->value}).finish();
+  if (!home)
+    tiles.exchange(tiles.key_halo(level, window), {&k->value, &v->value}, {attention_name(window), level})
+        .finish();
   // Queries of leads are shared; known alike on every rank, even one whose tile is a single cell.
   const bool shared = window.t.kind == AxisWindow::Kind::all;
   Shape s = k->value.shape();
@@ -101,7 +164,10 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
     if (!home) {
       std::vector<Tensor*> haloed{&node.grad, log_sum.get(), &delta};
       if (!shared) haloed.push_back(&q->value);
-      tiles.exchange(tiles.query_halo(level, window), haloed).finish();
+      tiles
+          .exchange(tiles.query_halo(level, window), haloed,
+                    {attention_name(window), level, Layer::Pass::backward})
+          .finish();
     }
     Tensor dk(k->value.shape(), k->grad_margin, device), dv(v->value.shape(), v->grad_margin, device);
     Tensor dq;

@@ -29,7 +29,13 @@ for result in (one, two):
         t = result["timings"][name]
         assert 0 < t["min_s"] <= t["median_s"] <= t["max_s"], (name, t)
     assert result["memory_bytes"]["peak"] > 0
+    for what, tensors in (("forecast", 30), ("step", 80)):
+        taken = result["taken"][what]
+        assert taken["tensors"] > tensors and taken["tensor_bytes"] > 2**20 and taken["page_faults"] < 1000, taken
 assert one["halo"]["messages_sent"] == 0 and two["halo"]["messages_sent"] > 0
+halos = {(row["operator"], row["level"], row["pass"]): row for row in two["halo_layers"]}
+assert ("conv3d", 0, "forward") in halos and ("conv3d", 1, "backward") in halos and "halo_layers" not in one, halos
+assert all(row["wait_s"] >= 0 and row["copy_s"] >= 0 for row in halos.values())
 assert two["messages"]["latency_s"] > 0 and "messages" not in one
 assert [(row["scaling"], row["ranks"]) for row in two["scaling"]] == [("strong", 1), ("strong", 2), ("weak", 1), ("weak", 2)]
 assert two["scaling"][3]["ny"] * two["scaling"][3]["nx"] == 2 * 24 * 20
@@ -54,6 +60,13 @@ assert len(report["stages"]) == 2 and 0 < report["idle_share"] < 1 and 0 < repor
 assert all(stage[key] >= 0 for stage in report["stages"] for key in stage), report
 # The first stage pulls gradients of weights back with those of its inputs, for which nobody waits.
 assert report["stages"][1]["backward_weights_s"] > report["stages"][0]["backward_weights_s"], report
+END
+# Forecasts alone.
+run 1 bench.ranks=[] bench.output=alone.json bench.training=false >/dev/null 2>err || { cat err; exit 1; }
+python3 - <<'END'
+import json
+alone = json.load(open("alone.json"))
+assert "forecast f32" in alone["timings"] and "training step f32" not in alone["timings"] and "phases_s" not in alone
 END
 status=0
 run 1 >/dev/null 2>err || status=$?

@@ -114,9 +114,7 @@ refused() { # PATTERN RANKS KEY=VALUE ...
 refused '3 frames cannot be shared out' 4 parallel.time=4
 refused '2 leads cannot be shared out' 3 parallel.time=3
 refused '3 ranks cannot be shared out' 3 parallel.time=2
-# Ranks, samples and blocks of the network that stages do not go into.
-refused '3 ranks cannot be shared out over the stages' 3 parallel.stages=2 train.batch=2
-refused '2 stages cannot all work at once' 2 parallel.stages=2
+# Samples and blocks of the network that stages do not go into.
 refused '2 stages cannot all work at once' 4 parallel.stages=2 parallel.replicas=2 train.batch=3
 refused 'parallel.stages = 3' 3 parallel.stages=3 train.batch=3 model.channels=16 model.attention.levels=[]
 # Ranks and channels that shares do not go into.

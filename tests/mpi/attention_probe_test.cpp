@@ -43,9 +43,10 @@ TEST(AttentionView, WeightsOfTheKeysWithTheirHaloMakeTheOutput) {
         AttentionWindow window;
         bool shared;
       };
-      for (const Case& c : {Case{"neighbourhood", {own, y, x}, false},
-                            Case{"windowed", {own, tiles.block_y(0, 5), tiles.block_x(0, 5)}, false},
-                            Case{"joint", {past, y, x}, false}, Case{"skip", {all, y, x}, true}}) {
+      for (const Case& c :
+           {Case{"neighbourhood", {own, y, x}, false},
+            Case{"windowed", {own, block_y(tiles.tiling(), 0, 5), block_x(tiles.tiling(), 0, 5)}, false},
+            Case{"joint", {past, y, x}, false}, Case{"skip", {all, y, x}, true}}) {
         SCOPED_TRACE(c.name);
         Tape tape(Tape::Mode::forget);
         const Margin keys = key_margin(tiles, 0, c.window);

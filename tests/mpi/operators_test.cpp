@@ -181,7 +181,7 @@ AttentionWindow window_of(const std::string& form, Decomposition& tiles, int lev
   const Index radius = 2;
   if (form == "temporal") return {{AxisWindow::Kind::past, 0, frames}, own, own};
   if (form == "neighbourhood") return {own, tiles.around_y(level, radius), tiles.around_x(level, radius)};
-  if (form == "windowed") return {own, tiles.block_y(level, 3), tiles.block_x(level, 3)};
+  if (form == "windowed") return {own, block_y(tiles.tiling(), level, 3), block_x(tiles.tiling(), level, 3)};
   if (form == "joint")
     return {
         {AxisWindow::Kind::past, 0, frames}, tiles.around_y(level, radius), tiles.around_x(level, radius)};

@@ -39,12 +39,23 @@ Var field(const Rect& tile, const Rect& domain, Index t, Index c, std::uint64_t 
   return Tape::leaf(test::field(tile, domain, t, c, seed, margin));
 }
 
-Var logits(StUnet& net, Tape& tape, Decomposition& tiles) {
+Var logits(StUnet& net, Tape& tape, Decomposition& tiles, const SlabSize& slab = {}) {
   const Rect tile = tiles.tile(0), domain = tiles.domain(0);
   const Var x = field(tile, domain, frames, inputs, 1, net.input_margin()),
             base = field(tile, domain, static_cast<Index>(leads.size()), classes, 2);
   for (const Var& v : {x, base}) v->value = moved(std::move(v->value), net.parameters().device());
-  return net.forward(tape, tiles, x, base);
+  return net.forward(tape, tiles, x, base, {}, nullptr, slab);
+}
+
+/// Values of a tile that are not those of the whole domain on one rank.
+std::int64_t differences(const Tensor& part, const Tensor& all, const Rect& tile) {
+  const Shape s = part.shape();
+  std::int64_t out = 0;
+  for (Index t = 0; t < s.t; ++t)
+    for (Index y = 0; y < s.y; ++y)
+      for (Index i = 0; i < s.x * s.c; ++i)
+        out += part.cell(0, t, y, 0)[i] != all.cell(0, t, y + tile.y0, tile.x0)[i];
+  return out;
 }
 
 struct Case {
@@ -52,13 +63,17 @@ struct Case {
   Index ny, nx;
   std::int64_t input_merge, skip_radius;
   Edge edge;
+  std::vector<std::int64_t> levels = {-2, -1}; ///< with attention
+  std::string core = "attention";
 };
 
 class StUnetOn : public ::testing::TestWithParam<Case> {};
 
 TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
   const Case& c = GetParam();
-  const ModelSettings settings = small_model(c.form, c.global, c.input_merge, c.skip_radius);
+  ModelSettings settings = small_model(c.form, c.global, c.input_merge, c.skip_radius);
+  settings.attention.levels = c.levels;
+  settings.temporal_core = c.core;
   const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
   StUnet net(settings, {inputs, leads, classes}, 3);
   Tape tape(Tape::Mode::forget);
@@ -82,25 +97,51 @@ TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
       Decomposition tiles(world, Tiling(c.ny, c.nx, levels, rows, world.size() / rows, c.edge));
       net.parameters().move_to(device);
       const Var many = logits(net, tape, tiles);
-      many->value = moved(std::move(many->value), Device::host);
-      const Rect tile = tiles.tile(0);
-      const Shape s = many->value.shape();
-      std::int64_t different = 0;
-      for (Index t = 0; t < s.t; ++t)
-        for (Index y = 0; y < s.y; ++y)
-          for (Index i = 0; i < s.x * s.c; ++i)
-            different += many->value.cell(0, t, y, 0)[i] != single->value.cell(0, t, y + tile.y0, tile.x0)[i];
-      EXPECT_EQ(different, 0) << rows << " rows, " << threads << " threads"
-                              << (device == Device::gpu ? ", on the accelerator" : "");
+      const auto same = [&](const Var& many, const std::string& how) {
+        EXPECT_EQ(differences(moved(std::move(many->value), Device::host), single->value, tiles.tile(0)), 0)
+            << rows << " rows, " << threads << " threads" << how;
+      };
+      if (device == Device::gpu) {
+        same(many, ", on the accelerator");
+        continue;
+      }
+      same(many, "");
+      // Slabs of single cells of the next level, and of some: the same on ranks whose tiles have other
+      // heights.
+      for (const Index slab : {2, 10})
+        same(logits(net, tape, tiles, {0, slab}), ", slabs of " + std::to_string(slab));
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, StUnetOn,
-                         ::testing::Values(Case{"neighbourhood", "none", 61, 53, 1, 0, Edge::closed},
-                                           Case{"neighbourhood", "linear", 40, 48, 2, 1, Edge::periodic},
-                                           Case{"windowed", "linear", 61, 53, 2, 0, Edge::closed},
-                                           Case{"joint", "linear", 33, 29, 1, 1, Edge::closed}));
+INSTANTIATE_TEST_SUITE_P(
+    Forms, StUnetOn,
+    ::testing::Values(Case{"neighbourhood", "none", 61, 53, 1, 0, Edge::closed},
+                      Case{"neighbourhood", "linear", 40, 48, 2, 1, Edge::periodic},
+                      Case{"windowed", "linear", 61, 53, 2, 0, Edge::closed},
+                      Case{"joint", "linear", 33, 29, 1, 1, Edge::closed},
+                      Case{"neighbourhood", "none", 40, 48, 2, 1, Edge::periodic},
+                      Case{"neighbourhood", "none", 37, 32, 1, 2, Edge::periodic, {0, 1}},
+                      Case{"windowed", "none", 61, 53, 1, 0, Edge::closed, {0, 2}},
+                      Case{"windowed", "none", 40, 48, 1, 0, Edge::periodic, {0, 2}, "recurrent"},
+                      Case{"joint", "none", 45, 29, 2, 0, Edge::closed, {0, 1, 2}}));
+
+TEST(StUnet, SlabsAreAllThatExistsOfALevel) {
+  ModelSettings settings = small_model("windowed", "none", 1, 0);
+  const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
+  StUnet net(settings, {inputs, leads, classes}, 3);
+  Decomposition tiles(alone, Tiling(64, 24, levels_of(settings), 1, 1));
+  const auto tallest = [&](const SlabSize& slab) {
+    Profile profile;
+    Tape tape(Tape::Mode::forget, Precision::f32, Tape::Keep::everything, &profile);
+    logits(net, tape, tiles, slab);
+    Index rows = 0;
+    for (const Profile::Row& row : profile.rows()) rows = std::max(rows, row.output.y);
+    return rows;
+  };
+  EXPECT_EQ(tallest({}), 64);
+  EXPECT_LE(tallest({0, 8}), 8 + 2 * 3); // the stem's and two convolutions' reach around a slab
+}
 
 TEST(StUnet, GradientMatchesFiniteDifferences) {
   const ModelSettings settings = small_model("neighbourhood", "linear", 1, 1);

@@ -1,4 +1,5 @@
 // The convolution against an independent implementation: oneDNN's, on the same channels-last buffers.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -28,10 +29,15 @@ std::vector<float> onednn(Tensor& x, Tensor& weight, const Shape& out) {
       ours({out.c, c_in, 3, 3, 3}, f32, memory::format_tag::dhwio),
       any({out.c, c_in, 3, 3, 3}, f32, memory::format_tag::any),
       result({out.b, out.c, out.t, out.y, out.x}, f32, memory::format_tag::ndhwc);
-  const dnnl::convolution_forward::primitive_desc description(
-      {dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, source, any, result, {1, 1, 1},
-       {0, 0, 0}, {0, 0, 0}},
-      engine);
+  const dnnl::convolution_forward::primitive_desc description({dnnl::prop_kind::forward_inference,
+                                                               dnnl::algorithm::convolution_direct,
+                                                               source,
+                                                               any,
+                                                               result,
+                                                               {1, 1, 1},
+                                                               {0, 0, 0},
+                                                               {0, 0, 0}},
+                                                              engine);
   std::vector<float> y(static_cast<std::size_t>(out.size()));
   memory from(source, engine, x.storage().data()), plain(ours, engine, weight.storage().data()),
       packed(description.weights_desc(), engine), to(result, engine, y.data());
@@ -62,6 +68,27 @@ TEST(Conv3d, AgreesWithAnIndependentImplementation) {
       EXPECT_GT(scale, 1.0);
       EXPECT_LT(worst, 3e-6 * scale) << c_in << " to " << c_out << " channels";
     }
+}
+
+TEST(Conv3d, PartsAreTheSameBitsAsTheWhole) {
+  const Stencil stencil = causal_stencil(3, 3, 3);
+  for (const Index c_out : {7, 48}) {
+    const Shape s{2, 4, 9, 31, 16}, out{2, 4, 9, 31, c_out};
+    Tensor x(s, reach(stencil)), weight({3, 3, 3, s.c, c_out}), residual(out), y(out), parts(out);
+    fill(x.storage(), 1), fill(weight.storage(), 2), fill(residual.storage(), 3);
+    parts.fill(0.0F);
+    const PackedWeights w = pack(weight, stencil);
+    convolve(x, w, nullptr, &residual, y);
+    const std::vector<OutputPart> inside{{{2, 4}, {1, 8}, {1, 25}}}, rim{{{0, 2}, {0, 9}, {0, 31}},
+                                                                         {{2, 4}, {0, 1}, {0, 31}},
+                                                                         {{2, 4}, {8, 9}, {0, 31}},
+                                                                         {{2, 4}, {1, 8}, {0, 1}},
+                                                                         {{2, 4}, {1, 8}, {25, 31}}};
+    convolve(x, w, nullptr, &residual, parts, inside);
+    EXPECT_EQ(parts.cell(1, 3, 7, 25)[0], 0.0F) << "no more than was asked for";
+    convolve(x, w, nullptr, &residual, parts, rim);
+    EXPECT_TRUE(std::ranges::equal(parts.storage(), y.storage()));
+  }
 }
 
 } // namespace

@@ -29,7 +29,7 @@ double feature(double u) {
 
 using Values = std::vector<double>;
 
-Values values_of(const Tensor& t) {
+Values doubles_of(const Tensor& t) {
   return {t.storage().begin(), t.storage().end()};
 }
 
@@ -89,7 +89,7 @@ Tensor attended(const Tensor& q, const DomainSums& sums) {
 
 TEST(LinearAttention, IsItsFormula) {
   const Tensor q = random(1), k = random(2), v = random(3);
-  const Values expected = plain(values_of(q), values_of(k), values_of(v));
+  const Values expected = plain(doubles_of(q), doubles_of(k), doubles_of(v));
   for (const Index side : {1, 2, 4}) {
     const Tensor o = attended(q, sums_of(k, v, side, 1)), scaled = attended(q, sums_of(k, v, side, 0x1p-7F));
     double worst = 0;
@@ -109,8 +109,8 @@ TEST(LinearAttention, GradientsAreThoseOfItsFormula) {
   pull_domain_queries(q, attended(q, sums), g, sums, 4, dq, d_sums);
   pull_domain_keys(k, v, rounded(d_sums, sums.factor).values, dk, dv);
 
-  std::vector<Values> inputs{values_of(q), values_of(k), values_of(v)};
-  const Values weights = values_of(g);
+  std::vector<Values> inputs{doubles_of(q), doubles_of(k), doubles_of(v)};
+  const Values weights = doubles_of(g);
   const auto loss = [&] {
     const Values o = plain(inputs[0], inputs[1], inputs[2]);
     return std::inner_product(o.begin(), o.end(), weights.begin(), 0.0);

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <map>
 
 #include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/settings.hpp"
@@ -15,7 +16,8 @@ struct StepPhases {
   double forward = 0, loss = 0, backward = 0, stages = 0, reduction = 0, optimiser = 0; ///< stages: waiting
   double hidden = 0; ///< part of backward: sums of gradients are on their way
   HaloCost halo;
-  StageTimeline timeline; ///< of this rank's stage
+  std::map<Layer, HaloCost> layers; ///< the same, layer by layer
+  StageTimeline timeline;           ///< of this rank's stage
   double total() const { return forward + loss + backward + stages + reduction + optimiser; }
 };
 

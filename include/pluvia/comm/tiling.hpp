@@ -15,6 +15,11 @@ struct Rect {
   bool operator==(const Rect&) const = default;
 };
 Rect intersect(const Rect& a, const Rect& b);
+/// With the rows and columns that a margin has around it.
+Rect grown(const Rect& r, const Margin& m);
+/// The cells of the next coarser level that a rectangle touches, and those of the next finer one inside it.
+Rect coarser(const Rect& r);
+Rect finer(const Rect& r);
 
 enum class Edge { closed, periodic };
 
@@ -28,6 +33,9 @@ public:
   /// cols exceed the number of blocks, a block is no multiple of the coarsest cell, or a periodic width does
   /// not divide.
   Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge = Edge::closed, Index block = 0);
+  /// The same grid of which a single rank owns some cells of one level, and nobody the others. On a periodic
+  /// x axis they may lie outside [0, nx).
+  Tiling(const Tiling& whole, int level, const Rect& window);
 
   int levels() const { return levels_; }
   int rows() const { return static_cast<int>(y_cuts_.size()) - 1; }
@@ -36,6 +44,9 @@ public:
   Edge x_edge() const { return x_edge_; }
   /// All cells of a level.
   Rect domain(int level) const;
+  /// What of a rectangle around cells of a tile there is: across the edge of a periodic axis its columns go
+  /// on, but where tiles have the whole axis they are that, once.
+  Rect existing(int level, const Rect& r) const;
   /// The cells of a level that a rank (row-major in rows x cols) owns; never empty.
   Rect tile(int rank, int level) const;
 
@@ -45,6 +56,8 @@ private:
   Edge x_edge_;
   Index block_;
   std::vector<Index> y_cuts_, x_cuts_; // in blocks
+  int window_level_ = -1;              // -1 = no window
+  Rect window_ = {};
 };
 
 /// The rows x cols nearest to square tiles that uses all `ranks` on an ny x nx grid with `levels` levels.

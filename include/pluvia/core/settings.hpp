@@ -123,6 +123,7 @@ struct BenchSettings {
   std::int64_t ny = 128, nx = 128, inputs = 6;
   std::int64_t samples = 1; ///< of a replica in a step
   std::int64_t rounds = 5;
+  bool training = true;            ///< steps, too
   std::vector<std::int64_t> ranks; ///< of the scaling tables; empty = none
   std::string output = "bench.json";
   bool operator==(const BenchSettings&) const = default;

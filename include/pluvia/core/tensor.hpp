@@ -50,8 +50,13 @@ using ConstView = ViewOf<const float>;
 class Tensor {
 public:
   Tensor() = default;
-  explicit Tensor(Shape shape, Margin margin = {}, Device device = Device::host);
+  explicit Tensor(Shape shape, Margin margin = {}, Device device = Device::host)
+      : Tensor(shape, margin, device, Place::heap) {}
   static Tensor zeros(Shape shape, Margin margin = {}, Device device = Device::host);
+  /// One of the host that lives long among others that come and go: when large it has a mapping of its own,
+  /// which leaves no gap in the heap and goes back to the system with it. Each of its pages is fresh, and
+  /// cleared first.
+  static Tensor apart(Shape shape, Margin margin = {});
   Tensor(Tensor&&) noexcept = default;
   Tensor& operator=(Tensor&&) noexcept = default;
 
@@ -84,16 +89,22 @@ public:
   bool dense() const { return margin_ == Margin{}; }
 
   void fill(float value);
+  /// Gives the memory of all frames' rows before `y`, margins included, back to the system: of one apart that
+  /// is read for the last time. Their values are undefined then.
+  void discard_rows(Index y);
   /// A copy of the interior with other margins (their values undefined).
   Tensor clone(Margin margin = {}) const;
   /// A copy elsewhere, margins included.
   Tensor to(Device device) const;
 
 private:
+  enum class Place { heap, apart };
+  Tensor(Shape shape, Margin margin, Device device, Place place);
   struct Free {
     Device device;
-    Free() : device(Device::host) {}
-    explicit Free(Device d) : device(d) {}
+    std::size_t mapped; ///< bytes of a mapping of its own, 0 = none
+    Free() : Free(Device::host) {}
+    explicit Free(Device d, std::size_t mapping = 0) : device(d), mapped(mapping) {}
     void operator()(float* p) const;
   };
   std::unique_ptr<float, Free> data_;
@@ -112,5 +123,11 @@ void set_values(Tensor& tensor, std::span<const float> values);
 
 /// Adds d to `to`, cell by cell; of one shape, with any margins, on one device.
 void add_to(Tensor& to, const Tensor& d);
+
+/// Tensors that this process has allocated so far: counted for those who measure, nothing depends on it.
+struct TensorAllocations {
+  std::int64_t count = 0, bytes = 0;
+};
+TensorAllocations tensor_allocations();
 
 } // namespace pluvia

@@ -19,6 +19,8 @@ struct HourlyClimatology {
 };
 /// Local.
 HourlyClimatology finish(const Climatology& climatology);
+/// Forgets all but the hours of windows that end at these times. Local.
+void keep_hours(HourlyClimatology& climatology, const std::vector<Time>& ends);
 /// To and from a checkpoint's field [24 x height x width x classes]. Local.
 TiledField to_field(const HourlyClimatology& climatology);
 HourlyClimatology from_field(const TiledField& field);

@@ -17,6 +17,8 @@ ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, In
                                   const Stencil& stencil);
 /// Collective over tiles.comm().
 Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x);
+/// The cells of a level, some perhaps outside the domain, that a block's output in `cells` is made from.
+Rect seen_by(const ResidualBlock& block, const Tiling& tiling, int level, const Rect& cells);
 
 /// Long short-term memory of each cell over its frames (see recur), fed by a linear layer.
 struct Recurrence {
@@ -51,6 +53,8 @@ SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name,
 /// tiles.comm() and tiles.channels().
 Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x,
             AttentionProbe* probe = nullptr);
+/// As above; without global attention.
+Rect seen_by(const SpaceTimeBlock& block, const Tiling& tiling, int level, const Rect& cells);
 
 /// Attention in a skip connection: every lead time asks each cell's T frames (and those of the cells `radius`
 /// around) for what it needs, so T frames become one frame per lead. Queries are linear in a learned plus a
@@ -68,5 +72,7 @@ SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, In
 /// tiles.comm().
 Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x,
             AttentionProbe* probe = nullptr);
+/// As above.
+Rect seen_by(const SkipAttention& skip, const Tiling& tiling, int level, const Rect& cells);
 
 } // namespace pluvia

@@ -1,8 +1,10 @@
 #pragma once
+#include <span>
 #include <vector>
 
 #include "pluvia/ad/profile.hpp"
 #include "pluvia/core/precision.hpp"
+#include "pluvia/core/span.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
@@ -33,11 +35,21 @@ PackedWeights pack(const Tensor& weight, const Stencil& stencil);
 /// For the gradient of the input: taps mirrored, channels exchanged.
 PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil);
 
+/// Some frames, rows and columns of an output.
+struct OutputPart {
+  Span t, y, x;
+};
+
 /// y = bias + sum over taps and input channels of x w (+ residual): [B, T, Y, X, C_in] -> [B, T, Y, X,
 /// C_out]. x must have at least the stencil's reach as margin, filled. Every output is one chain of fused
 /// multiply-adds in the order of taps and channels, so its bits depend on nothing but its inputs: not on the
-/// tile, the thread count or the vector width. bias [C_out] and residual may be null. Local.
-void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y);
+/// tile, the thread count or the vector width. bias [C_out] and residual may be null. Where
+/// parts are given, only the outputs in these, which read no more of x. Local.
+void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,
+              std::span<const OutputPart> parts = {});
+/// Neighbouring outputs of a row of so many that convolve computes together: a part of a row that is no
+/// multiple of it costs more than its share.
+Index cells_at_once(Index row);
 
 /// dw += sum over cells of x dy, db += sum of dy (db may be null). x as in convolve; dw [t, y, x, C_in,
 /// C_out]. The same bits for every thread count. Local.

@@ -1,6 +1,8 @@
 #pragma once
+#include <compare>
 #include <map>
 #include <memory>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -33,6 +35,14 @@ AxisWindow every_column(const Tiling& tiling, int level);
 /// True when no query looks beyond its own cell and the frames of its rank: decided alike on every rank.
 bool stays_home(const TimeAxis& time, const AttentionWindow& window);
 
+/// Who exchanges: an operator, as a profile calls it, on one level in one pass.
+struct Layer {
+  std::string_view name;
+  int level = 0;
+  enum class Pass { forward, backward } pass = Pass::forward;
+  auto operator<=>(const Layer&) const = default;
+};
+
 /// The tiles and frames of one domain over the ranks of one communicator, with the halo plans its operators
 /// need: each is made once.
 class Decomposition {
@@ -46,8 +56,8 @@ public:
   /// The ranks that have the same frames, one for each tile; and those that have the same tile.
   const Communicator& space() const { return space_; }
   const Communicator& time() const { return time_; }
-  /// Those that hold the same tile and frames as this one; only where there are any.
-  const Communicator& channels() const { return *channels_; }
+  /// Those that hold the same tile and frames as this one; may be null where it is alone.
+  const Communicator* channels() const { return channels_; }
   ChannelShare channel_share() const {
     return channels_ ? ChannelShare{channels_->rank(), channels_->size()} : ChannelShare{};
   }
@@ -68,20 +78,18 @@ public:
   /// From now on values on accelerators travel from one to the other directly, where that is possible; says
   /// whether it is. Collective over comm().
   bool link_accelerators();
-  /// Starts an exchange over all ranks, whose cost is booked below. Collective.
-  HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors) {
-    return {plan, comm_, std::move(tensors), halo_cost_, link_.get()};
+  /// Starts an exchange over all ranks, whose cost is booked on a layer. Collective.
+  HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors, const Layer& layer) {
+    return {plan, comm_, std::move(tensors), halo_costs_[layer], link_.get()};
   }
   /// Between accelerators; null where there is none.
   DeviceLink* link() const { return link_.get(); }
   /// What exchanges have cost this rank so far; who sends otherwise books it here, too.
-  const HaloCost& halo_cost() const { return halo_cost_; }
-  HaloCost& halo_cost() { return halo_cost_; }
+  HaloCost& halo_cost(const Layer& layer) { return halo_costs_[layer]; }
+  const std::map<Layer, HaloCost>& halo_costs() const { return halo_costs_; }
 
   AxisWindow around_y(int level, Index radius) const { return pluvia::around_y(tiling(), level, radius); }
   AxisWindow around_x(int level, Index radius) const { return pluvia::around_x(tiling(), level, radius); }
-  AxisWindow block_y(int level, Index size) const { return pluvia::block_y(tiling(), level, size); }
-  AxisWindow block_x(int level, Index size) const { return pluvia::block_x(tiling(), level, size); }
   /// All frames up to the query's, and all of them, where this rank holds `own`.
   AxisWindow past(Index own) const { return {AxisWindow::Kind::past, 0, all_frames(own)}; }
   AxisWindow every_frame(Index own) const { return {AxisWindow::Kind::all, 0, all_frames(own)}; }
@@ -97,7 +105,7 @@ private:
   const Communicator* channels_;
   std::map<Key, HaloPlan> plans_;
   std::unique_ptr<DeviceLink> link_;
-  HaloCost halo_cost_;
+  std::map<Layer, HaloCost> halo_costs_;
 };
 
 } // namespace pluvia
