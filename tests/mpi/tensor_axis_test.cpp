@@ -236,6 +236,33 @@ TEST_P(TensorAxisOf, EveryShareGivesTheSameBits) {
   }
 }
 
+/// Logits of a forecast.
+Tensor forecast(const ModelSettings& settings, Decomposition& tiles, Index slab) {
+  StUnet network(settings, ports, 3);
+  const Rect tile = tiles.tile(0), domain = tiles.domain(0);
+  Tape tape(Tape::Mode::forget);
+  const Var logits = network.forward(
+      tape, tiles,
+      Tape::leaf(part_of(test::field(domain, domain, frames, ports.inputs, 1), tile, {0, frames},
+                         network.input_margin())),
+      Tape::leaf(part_of(test::field(domain, domain, leads, ports.classes, 2), tile, {0, leads})), {},
+      nullptr, {0, slab});
+  return std::move(logits->value);
+}
+
+TEST_P(TensorAxisOf, ForecastsWholeAndInSlabs) {
+  if (world.size() > 4) GTEST_SKIP() << "shown on fewer";
+  const ModelSettings network = settings();
+  omp_set_num_threads(1);
+  Decomposition whole(alone, tiling(1, 1));
+  const Tensor single = forecast(network, whole, 0);
+  const ProcessGrid grid = make_process_grid(world, 1, 1, 2);
+  Decomposition tiles(grid.tiles, tiling(1, grid.tiles.size()), &grid.channels);
+  for (const Index slab : {0, 4})
+    EXPECT_EQ(differences(forecast(network, tiles, slab), single, tiles.tile(0), {0, leads}), 0)
+        << "slabs of " << slab;
+}
+
 TEST_P(TensorAxisOf, CountsEveryGradientOnce) {
   if (world.size() > 2) GTEST_SKIP() << "shown on two";
   const ModelSettings network = settings();
