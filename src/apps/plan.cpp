@@ -239,7 +239,8 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   out += describe_levels(tiling, s.model) + "\n";
   if (tensor > 1) out += describe_shares(partition, s, ports) + "\n";
   if (count > 1) out += describe_stages(stages, partition, s, ports) + "\nAll stages of a tile together:\n";
-  if (tensor > 1) out += "Of the ranks that hold a tile, the one with most channels; it sends halos and channels:\n";
+  if (tensor > 1)
+    out += "Of the ranks that hold a tile, the one with most channels; it sends halos and channels:\n";
   out += describe_ranks(partition, s, ports);
   out += fmt::format(
       "\nA step is {} samples, {}one after the other. Add up to {:.0f} MiB of decoded frames a rank "

@@ -345,7 +345,7 @@ std::optional<double> Training::step(std::int64_t number) {
     }
   });
   const Weighing weighing = weigh(world_, grid_.counts() ? samples : std::span<const Sample>{},
-                                   static_cast<std::size_t>(settings_.train.batch));
+                                  static_cast<std::size_t>(settings_.train.batch));
   if (weighing.pairs == 0) { // nothing observed in the whole batch: nothing to learn
     ++adam_.step;
     note({{"step", number + 1}, {"observed", false}});
@@ -568,15 +568,15 @@ TrainOutcome Training::run() {
     if (world_.rank() == 0) write_whole(folder.configuration(), resolved_yaml(settings_));
   });
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
-  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{}, {}{}, {}",
-                        network_.parameters().size(), inits_.size(), validation_inits_.size(),
-                        (grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "") +
-                            (grid_.stages.size() > 1 ? fmt::format("{} stages of ", grid_.stages.size()) : "") +
-                            (grid_.channels.size() > 1
-                                 ? fmt::format("{} shares of the channels of ", grid_.channels.size())
-                                 : ""),
-                        describe(tiles_.partition()), name_of(precision_),
-                        settings_.train.exact ? ", exact" : "", describe_devices(world_, device_)));
+  log_.info(fmt::format(
+      "{} parameters, {} training samples, {} validation samples, {}{}, {}{}, {}",
+      network_.parameters().size(), inits_.size(), validation_inits_.size(),
+      (grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "") +
+          (grid_.stages.size() > 1 ? fmt::format("{} stages of ", grid_.stages.size()) : "") +
+          (grid_.channels.size() > 1 ? fmt::format("{} shares of the channels of ", grid_.channels.size())
+                                     : ""),
+      describe(tiles_.partition()), name_of(precision_), settings_.train.exact ? ", exact" : "",
+      describe_devices(world_, device_)));
   const auto consider = [&](std::int64_t at_step) {
     const Validation v = validate();
     note({{"step", at_step}, {"validation_loss", v.loss}, {"climatology_loss", v.climatology}});

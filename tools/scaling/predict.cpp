@@ -257,7 +257,8 @@ void run(int argc, char** argv) {
   if (s.parallel.tensor > 1 || s.parallel.time > 1 || s.parallel.stages > 1 || s.parallel.replicas > 1 ||
       s.train.keep != "everything" || s.train.exact)
     fail(ExitCode::usage,
-         "parallel.tensor, parallel.time, parallel.stages, parallel.replicas, train.keep or train.exact is set",
+         "parallel.tensor, parallel.time, parallel.stages, parallel.replicas, train.keep or train.exact is "
+         "set",
          "the predictor knows tiles alone", "Leave them as they are by default.");
   const int levels = levels_of(s.model);
   const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels, world.size());

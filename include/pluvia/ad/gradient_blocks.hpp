@@ -5,11 +5,11 @@
 
 namespace pluvia {
 
-/// Into which blocks of the global grid, and of the frames or leads, sums over cells are cut so that they come
-/// out the same on every process grid: tiles and their frames begin on whole blocks, a gradient is summed
-/// within each block in an order that its shape alone decides, and the blocks' sums are added in a Parameter's
-/// order-free ones. Ranks that hold the same cells take turns at the blocks; without blocks each sums some rows. A
-/// plain value.
+/// Into which blocks of the global grid, and of the frames or leads, sums over cells are cut so that they
+/// come out the same on every process grid: tiles and their frames begin on whole blocks, a gradient is
+/// summed within each block in an order that its shape alone decides, and the blocks' sums are added in a
+/// Parameter's order-free ones. Ranks that hold the same cells take turns at the blocks; without blocks each
+/// sums some rows. A plain value.
 struct GradientBlocks {
   Index size = 0;              ///< finest cells along a side, a multiple of the coarsest cell; 0: no blocks
   Index height = 0, width = 0; ///< of the tile [finest cells]
