@@ -23,6 +23,7 @@
 #include "pluvia/comm/devices.hpp"
 #include "pluvia/io/durable.hpp"
 #include "pluvia/io/time.hpp"
+#include "pluvia/nn/operators.hpp"
 #include "pluvia/ops/conv3d.hpp"
 #include "pluvia/train/precision.hpp"
 
@@ -98,23 +99,24 @@ double total(const Communicator& comm, double value) {
   return value;
 }
 
-/// Convolutions and linear layers are the model's own arithmetic.
-bool is_own(const Profile::Row& row) {
-  return row.name == "conv3d" || row.name == "linear";
-}
-
-/// Of all ranks; what is computed twice to save memory counts once. In a step each of the `stages` that
+/// Of all ranks; convolutions and linear layers are the model's own arithmetic. What is computed twice to
+/// save memory counts once, and so does what several ranks compute alike. In a step each of the stages that
 /// forecast by themselves does its part of every sample.
 struct Arithmetic {
   double forward = 0, step = 0;
 };
-Arithmetic arithmetic(const Communicator& comm, const Profile& forecast, const Profile& step, int stages,
-                      std::int64_t samples) {
+Arithmetic arithmetic(const Communicator& comm, const NetworkTiming& network, const Settings& s) {
   Arithmetic out;
-  for (const Profile::Row& row : forecast.rows())
-    if (is_own(row)) out.forward += row.flop, out.step += row.flop * static_cast<double>(samples) / stages;
-  for (const Profile::Row& row : step.rows())
-    if (is_own(row)) out.step += row.pull_flop;
+  const Decomposition& tiles = network.tiles();
+  if (!network.grid().counts()) return {total(comm, 0), total(comm, 0)};
+  const Span own = network.stages().pieces[static_cast<std::size_t>(network.grid().stage())];
+  for (const Operator& op :
+       list_operators(s.model, network.ports(), tiles.partition(), tiles.comm().rank())) {
+    if (op.work.name != "conv3d" && op.work.name != "linear") continue;
+    out.forward += op.work.flop;
+    if (op.piece >= own.from && op.piece < own.to)
+      out.step += (op.work.flop + op.work.pull_flop) * static_cast<double>(s.bench.samples);
+  }
   return {total(comm, out.forward), total(comm, out.step)};
 }
 
@@ -249,7 +251,8 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       if (world.rank() < ranks) {
         Settings automatic = s;
         automatic.parallel.rows = automatic.parallel.cols = 0;
-        automatic.parallel.replicas = automatic.parallel.stages = automatic.bench.samples = 1;
+        automatic.parallel.replicas = automatic.parallel.stages = automatic.parallel.tensor = 1;
+        automatic.bench.samples = 1;
         automatic.parallel.time = parts;
         NetworkTiming network(part, automatic, precision, device, ny, nx);
         double wait = 0, seconds = 0;
@@ -315,15 +318,17 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
                grown = largest(world, peak_memory(device) - before);
   const auto kept = static_cast<double>(held_bytes(network.stages(), network.grid().stage(), s.bench.samples,
                                                    s.model, network.ports(), network.tiles().partition(),
-                                                   network.tiles().comm().rank(), keep_of(s.train)));
+                                                   network.tiles().comm().rank(), keep_of(s.train),
+                                                   network.tiles().channel_share()));
 
   const int stages = network.stages().count();
   Progress progress(log, "bench", 4);
   Profile profile;
-  if (s.bench.training)
-    for (int i = 0; i < rounds; ++i) network.step(&profile);
-  Profile forward;
-  for (int i = 0; i < rounds; ++i) network.forecast(&forward);
+  for (int i = 0; i < rounds; ++i)
+    if (s.bench.training)
+      network.step(&profile);
+    else
+      network.forecast(&profile);
   // Of the second in a row: the first settles the heap after what came before.
   network.forecast();
   const Taken by_forecast = taken_by(world, [&] { network.forecast(); });
@@ -332,7 +337,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     network.step();
     by_step = taken_by(world, [&] { network.step(); });
   }
-  const Arithmetic flop = arithmetic(world, forward, profile, stages, s.bench.samples);
+  const Arithmetic flop = arithmetic(world, network, s);
   progress.update(1, "operators timed");
 
   std::vector<StepPhases> phases;
@@ -341,9 +346,9 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   if (s.bench.training)
     contenders.push_back(
         {fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
-         [&] { phases.push_back(network.step()); }, flop.step / rounds});
+         [&] { phases.push_back(network.step()); }, flop.step});
   contenders.push_back(
-      {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward / rounds});
+      {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward});
   // What the same bits on every process grid cost: a step that sums as it likes, beside.
   Settings fast = s;
   fast.train.exact = false;
@@ -351,7 +356,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   if (s.bench.training && s.train.exact) {
     inexact.emplace(world, fast, precision, device, s.bench.ny, s.bench.nx);
     contenders.push_back(
-        {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step / rounds});
+        {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step});
   }
   const std::vector<Timing> timings = time_in_turn(world, contenders, rounds);
   if (s.bench.training) phases.erase(phases.begin()); // the round that was thrown away
@@ -366,23 +371,24 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
       {"ranks", world.size()},
       {"replicas", s.parallel.replicas},
       {"stages", s.parallel.stages},
+      {"channel_shares", s.parallel.tensor},
       {"samples", s.parallel.replicas * s.bench.samples},
       {"threads_per_rank", threads},
       {"grid_ny_nx", {s.bench.ny, s.bench.nx}},
       {"parameters", network.parameters()},
-      {"flop", {{"forward", flop.forward / rounds}, {"step", flop.step / rounds}}}};
+      {"flop", {{"forward", flop.forward}, {"step", flop.step}}}};
 
   std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
                                 processor(), world.size(), threads, load);
   if (device == Device::gpu) out += fmt::format("device      {}\n", devices);
-  out += fmt::format(
-      "network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
-      "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
-      s.parallel.replicas * s.bench.samples > 1
-          ? fmt::format("{} samples of ", s.parallel.replicas * s.bench.samples)
-          : "",
-      s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(),
-      network.ports().classes, network.parameters(), flop.forward / rounds / giga, flop.step / rounds / giga);
+  out +=
+      fmt::format("network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
+                  "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
+                  s.parallel.replicas * s.bench.samples > 1
+                      ? fmt::format("{} samples of ", s.parallel.replicas * s.bench.samples)
+                      : "",
+                  s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(),
+                  network.ports().classes, network.parameters(), flop.forward / giga, flop.step / giga);
   out += fmt::format("{:<26} {:>10} {:>10} {:>10}  {:>22}  {}\n", "in turn, one after another", "median s",
                      "min s", "max s", "rate", "of the f32 ceiling");
   for (std::size_t i = 0; i < contenders.size(); ++i) {
@@ -452,8 +458,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   if (stages > 1 && s.bench.training)
     out += stage_table(network, phases, s.bench.samples, json["stage_report"]);
   // The rows are of one rank, of its stage, and so is the ceiling to compare them with.
-  out +=
-      operator_table(s.bench.training ? profile : forward, rounds, ceiling / world.size(), json["operators"]);
+  out += operator_table(profile, rounds, ceiling / world.size(), json["operators"]);
 
   if (world.size() > 1) {
     const MessageCeiling messages = message_ceiling(world);

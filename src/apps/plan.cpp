@@ -14,6 +14,7 @@
 #include "pluvia/data/archive.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/nn/footprint.hpp"
+#include "pluvia/nn/operators.hpp"
 #include "pluvia/nn/stages.hpp"
 #include "pluvia/train/precision.hpp"
 
@@ -85,13 +86,43 @@ std::string describe_levels(const Tiling& tiling, const ModelSettings& model) {
   return out;
 }
 
+/// How the channels of the blocks are shared out over the ranks that hold the same cells, and how much of the
+/// arithmetic is left to the one that does most.
+std::string describe_shares(const Partition& partition, const Settings& s, const StUnetPorts& ports) {
+  const int ranks = static_cast<int>(s.parallel.tensor);
+  const std::vector<int> shared = shared_levels(s.model, ranks);
+  std::string out;
+  for (const int level : shared_levels(s.model, 1)) {
+    const std::int64_t channels = s.model.channels[static_cast<std::size_t>(level)];
+    if (std::ranges::find(shared, level) == shared.end())
+      out += fmt::format("level {}: {} channels on every rank, too few to share out\n", level, channels);
+    else
+      out += fmt::format("level {}: {} channels, up to {} a rank\n", level, channels,
+                         ChannelShare{ranks - 1, ranks}.size(channels));
+  }
+  const auto flop = [&](const ChannelShare& share) {
+    double sum = 0;
+    for (const Operator& op : list_operators(s.model, ports, partition, 0, share))
+      sum += op.work.flop + op.work.pull_flop;
+    return sum;
+  };
+  return out + fmt::format("(the network's levels, from 0) A rank does {:.2f} of a tile's arithmetic.\n",
+                           flop({ranks - 1, ranks}) / flop({}));
+}
+
+/// Of those ranks the one with most channels.
+ChannelShare largest_share(const Settings& s) {
+  const int ranks = static_cast<int>(s.parallel.tensor);
+  return {ranks - 1, ranks};
+}
+
 /// What the stages do and send each other, and how the samples of a step pass through them.
 std::string describe_stages(const Stages& stages, const Partition& partition, const Settings& s,
                             const StUnetPorts& ports) {
   constexpr double giga = 1e9;
   constexpr int width = 100;
   const std::int64_t samples = (s.train.batch + s.parallel.replicas - 1) / s.parallel.replicas;
-  const std::vector<StageCosts> costs = stage_costs(stages, s.model, ports, partition, 0);
+  const std::vector<StageCosts> costs = stage_costs(stages, s.model, ports, partition, 0, largest_share(s));
   double most = 0, all = 0;
   for (const StageCosts& c : costs) {
     const double stage = c.forward + c.backward_inputs + c.backward_weights;
@@ -103,13 +134,13 @@ std::string describe_stages(const Stages& stages, const Partition& partition, co
                                 "activations held", "", "", "", "", "", "MiB, at most");
   for (int i = 0; i < stages.count(); ++i) {
     const StageCosts& c = costs[static_cast<std::size_t>(i)];
-    out += fmt::format(
-        "{:>5}  {:<24}  {:>13.2f}  {:>9.2f}  {:>10.2f}  {:>6.2f}  {:>19.1f}\n", i,
-        describe(stages.pieces[static_cast<std::size_t>(i)], s.model), c.forward / giga,
-        c.backward_inputs / giga, c.backward_weights / giga,
-        (c.forward + c.backward_inputs + c.backward_weights) / all,
-        static_cast<double>(held_bytes(stages, i, samples, s.model, ports, partition, 0, keep_of(s.train))) /
-            mib);
+    out += fmt::format("{:>5}  {:<24}  {:>13.2f}  {:>9.2f}  {:>10.2f}  {:>6.2f}  {:>19.1f}\n", i,
+                       describe(stages.pieces[static_cast<std::size_t>(i)], s.model), c.forward / giga,
+                       c.backward_inputs / giga, c.backward_weights / giga,
+                       (c.forward + c.backward_inputs + c.backward_weights) / all,
+                       static_cast<double>(held_bytes(stages, i, samples, s.model, ports, partition, 0,
+                                                      keep_of(s.train), largest_share(s))) /
+                           mib);
   }
   out += "(of one sample on the first rank of the stage; encode, attend, skip, decode and the network's "
          "level)\n";
@@ -151,7 +182,8 @@ std::string describe_ranks(const Partition& partition, const Settings& s, const 
   const auto range = [](Span span) { return fmt::format("[{}, {})", span.from, span.to); };
   for (const int rank : shown) {
     const Rect r = partition.tile(rank, 0);
-    const Footprint cost = estimate_footprint(s.model, ports, partition, rank, keep_of(s.train));
+    const Footprint cost =
+        estimate_footprint(s.model, ports, partition, rank, keep_of(s.train), every_piece, largest_share(s));
     const auto batch = static_cast<double>(s.train.batch);
     out += fmt::format("{:>5}  {:>27}  {:>9}  {:>7}  {:>7}  {:>15.1f}  {:>13}  {:>12.2f}\n", rank,
                        fmt::format("[{}, {}) x [{}, {})", r.y0, r.y1, r.x0, r.x1), r.cells(),
@@ -174,11 +206,12 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   // A process grid given in full is planned for, however few ranks make the plan.
   const bool given = s.parallel.rows > 0 && s.parallel.cols > 0;
   const int replicas = static_cast<int>(s.parallel.replicas), parts = static_cast<int>(s.parallel.time),
-            count = static_cast<int>(s.parallel.stages);
+            count = static_cast<int>(s.parallel.stages), tensor = static_cast<int>(s.parallel.tensor);
   require_stages(s.model, count, s.train.batch / replicas, "train.batch");
+  require_shares(s.model, tensor);
   const Partition partition = layout(s, domain.grid,
                                      given ? static_cast<int>(s.parallel.rows * s.parallel.cols) * parts
-                                           : std::max(parts, world.size() / (replicas * count)),
+                                           : std::max(parts, world.size() / (replicas * count * tensor)),
                                      whole_blocks(s));
   const Tiling& tiling = partition.tiling;
   const StUnetPorts ports = ports_of(s);
@@ -189,10 +222,12 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   std::string out =
       fmt::format("grid        {} x {} cells{} ({})\n", domain.grid.ny(), domain.grid.nx(),
                   tiling.x_edge() == Edge::periodic ? ", closed in longitude" : "", domain.source);
-  out += fmt::format("ranks       {} = {}{}{} rows x {} columns{}\n", replicas * count * partition.ranks(),
+  out += fmt::format("ranks       {} = {}{}{}{} rows x {} columns{}\n",
+                     replicas * count * tensor * partition.ranks(),
                      replicas > 1 ? fmt::format("{} replicas x ", replicas) : "",
-                     count > 1 ? fmt::format("{} stages x ", count) : "", tiling.rows(), tiling.cols(),
-                     parts > 1 ? fmt::format(" x {} parts of the frames", parts) : "");
+                     count > 1 ? fmt::format("{} stages x ", count) : "",
+                     tensor > 1 ? fmt::format("{} shares of the channels x ", tensor) : "", tiling.rows(),
+                     tiling.cols(), parts > 1 ? fmt::format(" x {} parts of the frames", parts) : "");
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
                   s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());
@@ -202,7 +237,10 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
                   parameters, parameters * sizeof(float) / mib, s.train.exact ? "fifteen" : "eleven",
                   s.train.exact ? ", exact sums" : "");
   out += describe_levels(tiling, s.model) + "\n";
+  if (tensor > 1) out += describe_shares(partition, s, ports) + "\n";
   if (count > 1) out += describe_stages(stages, partition, s, ports) + "\nAll stages of a tile together:\n";
+  if (tensor > 1)
+    out += "Of the ranks that hold a tile, the one with most channels; it sends halos and channels:\n";
   out += describe_ranks(partition, s, ports);
   out += fmt::format(
       "\nA step is {} samples, {}one after the other. Add up to {:.0f} MiB of decoded frames a rank "

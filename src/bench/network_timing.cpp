@@ -36,7 +36,9 @@ Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
 ProcessGrid share_out(const Communicator& comm, const Settings& settings) {
   const auto stages = static_cast<int>(settings.parallel.stages);
   require_stages(settings.model, stages, settings.bench.samples, "bench.samples");
-  return make_process_grid(comm, static_cast<int>(settings.parallel.replicas), stages);
+  const auto tensor = static_cast<int>(settings.parallel.tensor);
+  require_shares(settings.model, tensor);
+  return make_process_grid(comm, static_cast<int>(settings.parallel.replicas), stages, tensor);
 }
 
 } // namespace
@@ -46,7 +48,8 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
     : comm_(comm), grid_(share_out(comm, settings)), precision_(precision),
       keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
                                              static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
-      tiles_(grid_.tiles, layout(settings, grid_of(ny, nx), grid_.tiles.size(), whole_blocks(settings))),
+      tiles_(grid_.tiles, layout(settings, grid_of(ny, nx), grid_.tiles.size(), whole_blocks(settings)),
+             &grid_.channels),
       network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
       pipeline_(network_, ports_, tiles_, grid_.stages,
                 cut_stages(settings.model, ports_, tiles_.tiling(), grid_.stages.size())),

@@ -98,6 +98,8 @@ void declare(ParallelSettings& s, const Declare& key) {
       "copies of the whole domain, each on as many ranks, that share the samples of a training step");
   key("parallel.stages", &s.stages, "", {.low = 1, .high = 3},
       "parts of the network's depth, each on as many ranks, through which a training step's samples pass");
+  key("parallel.tensor", &s.tensor, "ranks", {.low = 1, .high = 64},
+      "ranks that hold the same tile and frames and share out heads and channels of the network's blocks");
   key("parallel.time", &s.time, "ranks", {.low = 1, .high = 1e6},
       "ranks that share a tile: each has some of model.history's frames and some of the leads");
   key("parallel.rows", &s.rows, "ranks", count, "rows of the process grid; 0 = automatic");

@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "pluvia/comm/devices.hpp"
+#include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/forecast/attention_file.hpp"
@@ -196,13 +197,19 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
     if (levels_of(member.model) > levels_of(deepest.model)) deepest.model = member.model;
     regression = regression || member.model.base == "regression";
   }
-  Decomposition tiles(world, layout(deepest, index.grid, world.size()));
+  const int tensor = static_cast<int>(settings.parallel.tensor);
+  require_shares(settings.model, tensor);
+  const ProcessGrid grid = make_process_grid(world, 1, 1, tensor);
+  Decomposition tiles(grid.tiles, layout(deepest, index.grid, grid.tiles.size()), &grid.channels);
   if (device == Device::gpu) tiles.link_accelerators();
   const Rect tile = tiles.tile(0);
   const std::vector<LatLon>& points = settings.forecast.write_attention;
   if (!points.empty() && tiles.partition().time.parts() > 1)
     fail(ExitCode::usage, "forecast.write_attention needs all frames and leads of a cell on one rank",
          "parallel.time is " + std::to_string(settings.parallel.time), "Set parallel.time=1.");
+  if (!points.empty() && tensor > 1)
+    fail(ExitCode::usage, "forecast.write_attention needs all heads of a cell on one rank",
+         "parallel.tensor is " + std::to_string(tensor), "Set parallel.tensor=1.");
   const std::vector<AttentionProbe::Cell> cells = cells_holding(world, index, tile, points);
 
   const SampleRule rule = make_sample_rule(settings);
@@ -298,7 +305,9 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
     for (float& p : product.probability) p /= static_cast<float>(members.size());
     const std::filesystem::path folder = settings.forecast.output;
     written.push_back((folder / product_name(init)).string());
-    write_product(world, written.back(), header, init, product);
+    together(world, [&] { // those who share out channels hold the same
+      if (grid.counts()) write_product(grid.tiles, written.back(), header, init, product);
+    });
     const std::vector<float> probability = at_cells(world, product, cells);
     for (std::size_t i = 0; i < probes.size(); ++i) {
       gather(world, probes[i]);

@@ -1,22 +1,17 @@
 #include "pluvia/nn/blocks.hpp"
 
 #include <cmath>
+#include <utility>
 
-#include "pluvia/ops/linear.hpp"
 #include "pluvia/ops/norm.hpp"
 #include "pluvia/ops/pointwise.hpp"
+#include "pluvia/parallel/channels.hpp"
 #include "pluvia/parallel/global_attention.hpp"
 #include "pluvia/parallel/recurrence.hpp"
 
 namespace pluvia {
 
 namespace {
-
-/// A layer's values with the margins that its consumer exchanges.
-Var apply(Tape& tape, const LinearLayer& layer, const Var& x, const Var& residual = nullptr,
-          Margin margin = {}) {
-  return linear(tape, x, *layer.weight, *layer.bias, residual, margin);
-}
 
 Var apply(Tape& tape, const NormLayer& layer, const Var& x, Activation activation, Margin margin = {}) {
   return layer_norm(tape, x, *layer.gain, *layer.bias, activation, margin);
@@ -28,12 +23,33 @@ SpaceTimeBlock::Heads make_heads(ParameterSet& set, const std::string& name, Ind
           make_linear(set, name + ".v", channels, channels, Init::xavier)};
 }
 
-Var attend_with(Tape& tape, Decomposition& tiles, int level, const SpaceTimeBlock::Heads& heads, const Var& n,
+/// Layers whose channels are shared out over the ranks that hold the same cells.
+struct SharedLayers {
+  Tape& tape;
+  Decomposition& tiles;
+  ChannelShare share;
+
+  Channels channels_of(const Var& x) const { return share_channels(tape, tiles, share, x); }
+  Channels gather(const Var& own, Index channels) const {
+    return gather_channels(tape, tiles, share, own, channels);
+  }
+  /// With the margins that the consumer exchanges.
+  Var own(const LinearLayer& layer, const Channels& x, const Var& residual = nullptr,
+          Margin margin = {}) const {
+    return linear_own(tape, tiles, share, x, *layer.weight, *layer.bias, residual, margin);
+  }
+  Var all(const LinearLayer& layer, const Channels& x, const Var& residual = nullptr) const {
+    return linear_all(tape, tiles, share, x, *layer.weight, *layer.bias, residual);
+  }
+};
+
+/// Attention of the heads that are this rank's.
+Var attend_with(const SharedLayers& on, int level, const SpaceTimeBlock::Heads& heads, const Channels& n,
                 const AttentionWindow& window, const AttentionView& view) {
-  const Margin keys = key_margin(tiles, level, window);
-  const Var q = apply(tape, heads.q, n, nullptr, query_margin(tiles, level, window));
-  return attention(tape, tiles, level, q, apply(tape, heads.k, n, nullptr, keys),
-                   apply(tape, heads.v, n, nullptr, keys), window, view);
+  const Margin keys = key_margin(on.tiles, level, window);
+  const Var q = on.own(heads.q, n, nullptr, query_margin(on.tiles, level, window));
+  return attention(on.tape, on.tiles, level, q, on.own(heads.k, n, nullptr, keys),
+                   on.own(heads.v, n, nullptr, keys), window, view);
 }
 
 /// Rows and columns around a query that spatial attention sees.
@@ -59,11 +75,17 @@ ResidualBlock make_residual_block(ParameterSet& set, const std::string& name, In
 
 Var forward(const ResidualBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x) {
   const Margin margin = reach(block.first.stencil);
+  const Index c = x->value.shape().c;
+  const ChannelShare share = tiles.channel_share().on(c);
   // One name for what follows from another, so that a forecast lets go of what it has used.
-  Var h = apply(tape, block.norm, x, Activation::gelu, margin);
-  h = conv3d(tape, tiles, level, h, *block.first.weight, *block.first.bias, block.first.stencil);
-  h = gelu(tape, h, margin);
-  return conv3d(tape, tiles, level, h, *block.second.weight, *block.second.bias, block.second.stencil, x);
+  Channels h = share_channels(tape, tiles, share, apply(tape, block.norm, x, Activation::gelu, margin));
+  Var own =
+      conv3d_own(tape, tiles, level, share, h, *block.first.weight, *block.first.bias, block.first.stencil);
+  h = {};
+  own = gelu(tape, own, share.whole() ? margin : Margin{});
+  h = gather_channels(tape, tiles, share, std::exchange(own, nullptr), c, margin);
+  return conv3d_all(tape, tiles, level, share, h, *block.second.weight, *block.second.bias,
+                    block.second.stencil, x);
 }
 
 Rect seen_by(const ResidualBlock& block, const Tiling&, int, const Rect& cells) {
@@ -79,9 +101,14 @@ Recurrence make_recurrence(ParameterSet& set, const std::string& name, Index c) 
   return core;
 }
 
-Var forward(const Recurrence& core, Tape& tape, Decomposition& tiles, const Var& x) {
-  return recurrence(tape, tiles, apply(tape, core.input, x), *core.weight);
+namespace {
+
+/// All channels of it, on every rank: each of its states needs all of the one before.
+Var forward(const Recurrence& core, const SharedLayers& on, const Channels& x) {
+  return recurrence(on.tape, on.tiles, on.all(core.input, x), *core.weight);
 }
+
+} // namespace
 
 SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index c,
                                      const ModelSettings& model, int level) {
@@ -117,41 +144,49 @@ Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int l
   const AxisWindow past = tiles.past(x->value.shape().t);
   const AxisWindow y = rows_of(form, tiles.tiling(), level), x_axis = columns_of(form, tiles.tiling(), level);
 
+  const Index c = x->value.shape().c;
+  const SharedLayers on{tape, tiles, tiles.channel_share().on(c)};
   // A forecast lets go of what it has used.
-  Var n = apply(tape, block.norm, x, Activation::none);
-  Var mixed;
+  Channels n = on.channels_of(apply(tape, block.norm, x, Activation::none));
+  Channels mixed;
   if (form.form == "joint") {
-    mixed = attend_with(tape, tiles, level, block.spatial, n, {past, y, x_axis},
-                        watch(probe, AttentionKind::joint, level));
+    mixed = on.gather(attend_with(on, level, block.spatial, n, {past, y, x_axis},
+                                  watch(probe, AttentionKind::joint, level)),
+                      c);
   } else {
-    const Var spatial = attend_with(tape, tiles, level, block.spatial, n, {own, y, x_axis},
-                                    watch(probe, AttentionKind::spatial, level));
-    const Var temporal = block.recurrence.empty()
-                             ? attend_with(tape, tiles, level, block.temporal, n, {past, own, own},
-                                           watch(probe, AttentionKind::temporal, level))
-                             : forward(block.recurrence[0], tape, tiles, n);
-    if (form.global == "none") n.reset();
-    const Var gate = apply(tape, block.gate_temporal, temporal, apply(tape, block.gate_spatial, spatial));
+    const Channels spatial = on.gather(attend_with(on, level, block.spatial, n, {own, y, x_axis},
+                                                   watch(probe, AttentionKind::spatial, level)),
+                                       c);
+    const Channels temporal = block.recurrence.empty()
+                                  ? on.gather(attend_with(on, level, block.temporal, n, {past, own, own},
+                                                          watch(probe, AttentionKind::temporal, level)),
+                                              c)
+                                  : on.channels_of(forward(block.recurrence[0], on, n));
+    if (form.global == "none") n = {};
+    const Var gate = on.own(block.gate_temporal, temporal, on.own(block.gate_spatial, spatial));
     if (probe) note_gate(*probe, level, gate->value, tiles.tile(level));
-    mixed = blend(tape, gate, spatial, temporal);
+    mixed = on.gather(blend(tape, gate, spatial.own, temporal.own), c);
   }
   if (form.global != "none") {
-    const Var global =
+    const Channels global = on.gather(
         form.global == "linear"
-            ? global_attention(tape, tiles, level, block.uncut, apply(tape, block.global.q, n),
-                               apply(tape, block.global.k, n), apply(tape, block.global.v, n))
-            : attend_with(tape, tiles, level, block.global, n,
-                          {own, every_row(tiles.tiling(), level), every_column(tiles.tiling(), level)}, {});
-    const Var gate = apply(tape, block.gate_mixed, mixed, apply(tape, block.gate_global, global));
-    mixed = blend(tape, gate, global, mixed);
+            ? global_attention(tape, tiles, level, block.uncut, on.own(block.global.q, n),
+                               on.own(block.global.k, n), on.own(block.global.v, n))
+            : attend_with(on, level, block.global, n,
+                          {own, every_row(tiles.tiling(), level), every_column(tiles.tiling(), level)}, {}),
+        c);
+    const Var gate = on.own(block.gate_mixed, mixed, on.own(block.gate_global, global));
+    mixed = on.gather(blend(tape, gate, global.own, mixed.own), c);
   }
-  n.reset();
-  const Var attended = apply(tape, block.output, mixed, x);
-  mixed.reset();
-  Var hidden = apply(tape, block.mlp_norm, attended, Activation::none);
-  hidden = apply(tape, block.expand, hidden);
-  hidden = gelu(tape, hidden);
-  return apply(tape, block.contract, hidden, attended);
+  n = {};
+  const Var attended = on.all(block.output, mixed, x);
+  mixed = {};
+  Channels hidden = on.channels_of(apply(tape, block.mlp_norm, attended, Activation::none));
+  Var wide = on.own(block.expand, hidden);
+  hidden = {};
+  wide = gelu(tape, wide);
+  hidden = on.gather(std::exchange(wide, nullptr), 2 * c);
+  return on.all(block.contract, hidden, attended);
 }
 
 Rect seen_by(const SpaceTimeBlock& block, const Tiling& tiling, int level, const Rect& cells) {
@@ -185,20 +220,24 @@ Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int lev
       embedding.cell(0, lead, 0, 0)[2 * i] += static_cast<float>(std::sin(phase));
       embedding.cell(0, lead, 0, 0)[2 * i + 1] += static_cast<float>(std::cos(phase));
     }
-  const auto pull = [p = skip.lead_embedding](Node& node) { add_gradient(*p, node.grad); };
+  const auto pull = [p = skip.lead_embedding, counts = tape.blocks().counts()](Node& node) {
+    if (counts) add_gradient(*p, node.grad);
+  };
   const Device device = x->value.device();
   const Var lead = tape.record(moved(std::move(embedding), device), {"lead embedding", s.c}, pull, {},
                                {skip.lead_embedding});
   const AttentionWindow window{tiles.every_frame(x->value.shape().t), tiles.around_y(level, skip.radius),
                                tiles.around_x(level, skip.radius)};
   const Margin keys = key_margin(tiles, level, window);
-  Var n = apply(tape, skip.norm, x, Activation::none);
-  Var k = apply(tape, skip.k, n, nullptr, keys), v = apply(tape, skip.v, n, nullptr, keys);
-  n.reset();
-  const Var o = attention(tape, tiles, level, apply(tape, skip.q, lead), k, v, window,
-                          watch(probe, AttentionKind::skip, level));
+  const SharedLayers on{tape, tiles, tiles.channel_share().on(s.c)};
+  Channels n = on.channels_of(apply(tape, skip.norm, x, Activation::none));
+  Var k = on.own(skip.k, n, nullptr, keys), v = on.own(skip.v, n, nullptr, keys);
+  n = {};
+  const Channels o = on.gather(attention(tape, tiles, level, on.own(skip.q, on.channels_of(lead)), k, v,
+                                         window, watch(probe, AttentionKind::skip, level)),
+                               s.c);
   k.reset(), v.reset();
-  return apply(tape, skip.output, o);
+  return on.all(skip.output, o);
 }
 
 Rect seen_by(const SkipAttention& skip, const Tiling& tiling, int level, const Rect& cells) {

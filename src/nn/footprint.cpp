@@ -34,10 +34,11 @@ std::int64_t kept_of_ports(const ModelSettings& settings, const StUnetPorts& por
 } // namespace
 
 Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports,
-                             const Partition& partition, int rank, Tape::Keep keep, Span pieces) {
+                             const Partition& partition, int rank, Tape::Keep keep, Span pieces,
+                             const ChannelShare& share) {
   Footprint total;
   total.activation_bytes = kept_of_ports(settings, ports, partition, rank, pieces);
-  std::vector<Operator> operators = list_operators(settings, ports, partition, rank);
+  std::vector<Operator> operators = list_operators(settings, ports, partition, rank, share);
   std::erase_if(operators,
                 [&](const Operator& op) { return op.piece < pieces.from || op.piece >= pieces.to; });
   std::int64_t inside = 0; // of the block so far
@@ -45,6 +46,7 @@ Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& p
     const Operator& op = operators[i];
     HaloTraffic forward = op.forward.traffic(rank), backward = op.backward.traffic(rank);
     add(forward, op.up), add(backward, op.down);
+    add(forward, op.gathered), add(backward, op.gathered_back);
     add(total.forward, forward), add(total.backward, backward);
     total.deferred_bytes += op.deferred_bytes;
     if (keep == Tape::Keep::everything || op.block == 0) {

@@ -51,11 +51,11 @@ Var filled(Decomposition& tiles, int level, const HaloPlan& plan, Var x) {
   return x;
 }
 
-/// This rank alone, with some cells of a level.
+/// This rank, with some cells of a level, and those that share out channels with it.
 class Window {
 public:
   Window(const Decomposition& tiles, int level, const Rect& cells)
-      : alone_(MPI_COMM_SELF), tiles_(alone_, Tiling(tiles.tiling(), level, cells)) {}
+      : alone_(MPI_COMM_SELF), tiles_(alone_, Tiling(tiles.tiling(), level, cells), tiles.channels()) {}
   Decomposition& tiles() { return tiles_; }
 
 private:

@@ -17,9 +17,9 @@ double total(const StageCosts& c) {
 }
 
 std::vector<StageCosts> piece_costs(const ModelSettings& settings, const StUnetPorts& ports,
-                                    const Partition& partition, int rank) {
+                                    const Partition& partition, int rank, const ChannelShare& share = {}) {
   std::vector<StageCosts> out(list_pieces(settings).size(), {0, 0, 0});
-  for (const Operator& op : list_operators(settings, ports, partition, rank)) {
+  for (const Operator& op : list_operators(settings, ports, partition, rank, share)) {
     StageCosts& piece = out[static_cast<std::size_t>(op.piece)];
     piece.forward += op.work.flop;
     piece.backward_inputs += op.work.pull_flop - op.weight_flop;
@@ -124,8 +124,9 @@ Shape crossing_shape(const Stages& stages, const Stages::Crossing& crossing, con
 }
 
 std::vector<StageCosts> stage_costs(const Stages& stages, const ModelSettings& settings,
-                                    const StUnetPorts& ports, const Partition& partition, int rank) {
-  const std::vector<StageCosts> pieces = piece_costs(settings, ports, partition, rank);
+                                    const StUnetPorts& ports, const Partition& partition, int rank,
+                                    const ChannelShare& share) {
+  const std::vector<StageCosts> pieces = piece_costs(settings, ports, partition, rank, share);
   std::vector<StageCosts> out;
   for (const Span s : stages.pieces) {
     StageCosts& sum = out.emplace_back(StageCosts{0, 0, 0});
@@ -140,9 +141,10 @@ std::vector<StageCosts> stage_costs(const Stages& stages, const ModelSettings& s
 }
 
 std::int64_t held_bytes(const Stages& stages, int stage, std::int64_t samples, const ModelSettings& settings,
-                        const StUnetPorts& ports, const Partition& partition, int rank, Tape::Keep keep) {
+                        const StUnetPorts& ports, const Partition& partition, int rank, Tape::Keep keep,
+                        const ChannelShare& share) {
   const Footprint one = estimate_footprint(settings, ports, partition, rank, keep,
-                                           stages.pieces[static_cast<std::size_t>(stage)]);
+                                           stages.pieces[static_cast<std::size_t>(stage)], share);
   const auto m = static_cast<int>(samples);
   // A backward pass turns the former into the latter, of one sample more than stays.
   const std::int64_t turned =

@@ -14,7 +14,7 @@ Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const V
   const Precision precision = x->value.shape().c < 32 ? Precision::f32 : tape.precision();
   convolution(precision, x->value, weight.value, {}, bias.value.cell(0, 0, 0, 0),
               residual ? &residual->value : nullptr, y);
-  const Work work = convolution_work("linear", s, weight.value.shape(), x->needs_grad);
+  const Work work = convolution_work("linear", s, weight.value.shape(), x->needs_grad, tape.blocks().members);
   const auto pull = [&tape, precision, x, &weight, &bias, residual](Node& node) {
     const auto pull_weight = [blocks = tape.blocks(), precision, x, &weight, &bias](const Tensor& dy) {
       pull_convolution_weight(blocks, precision, x->value, dy, {}, weight, &bias);

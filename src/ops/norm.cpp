@@ -134,10 +134,16 @@ void normalise(Activation activation, const Tensor& x, const Tensor& gain, const
   });
 }
 
-/// dx, and adds to the gradients of gain and bias. `piece`: cells of a row that lie in one block.
+/// dx, and adds to the gradients of gain and bias where they count. `piece`: cells of a row that lie in one
+/// block.
 void pull_normalise(Activation activation, const Tensor& x, const Tensor& dy, Parameter& gain,
-                    Parameter& bias, Index piece, Tensor& dx) {
+                    Parameter& bias, Index piece, bool counts, Tensor& dx) {
   const float *gv = gain.value.cell(0, 0, 0, 0), *ov = bias.value.cell(0, 0, 0, 0);
+  if (x.device() == Device::gpu && !counts) {
+    Tensor unused(gain.grad.shape(), {}, Device::gpu);
+    float* const sums = unused.cell(0, 0, 0, 0);
+    return kernels::layer_norm_gradients(activation, x.view(), dy.view(), gv, ov, dx.view(), sums, sums);
+  }
   if (x.device() == Device::gpu)
     return kernels::layer_norm_gradients(activation, x.view(), dy.view(), gv, ov, dx.view(),
                                          gain.grad.cell(0, 0, 0, 0), bias.grad.cell(0, 0, 0, 0));
@@ -157,6 +163,7 @@ void pull_normalise(Activation activation, const Tensor& x, const Tensor& dy, Pa
     else
       pull_row<Activation::none>(in, d, cells, s.c, gv, ov, out, dg, db);
   });
+  if (!counts) return;
   const auto channels = static_cast<std::size_t>(s.c);
   for (Index i = 0; i < count; ++i) {
     const auto sums = std::span<const float>(partial).subspan(static_cast<std::size_t>(i) * 2 * channels);
@@ -175,9 +182,9 @@ Var layer_norm(Tape& tape, const Var& x, Parameter& gain, Parameter& bias, Activ
   normalise(activation, x->value, gain.value, bias.value, y);
   // A piece of a row that lies in one block; the whole row without blocks.
   const Index piece = tape.blocks() ? tape.blocks().columns(s.x) : s.x;
-  const auto pull = [x, &gain, &bias, activation, s, piece](Node& node) {
+  const auto pull = [x, &gain, &bias, activation, s, piece, counts = tape.blocks().counts()](Node& node) {
     Tensor dx(s, x->grad_margin, x->value.device());
-    pull_normalise(activation, x->value, node.grad, gain, bias, piece, dx);
+    pull_normalise(activation, x->value, node.grad, gain, bias, piece, counts, dx);
     accumulate(*x, std::move(dx));
   };
   return tape.record(std::move(y), {"layer_norm", s.c}, pull, {}, {&gain, &bias});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels.hpp"
 #include "pluvia/core/parallel_for.hpp"
 
 namespace pluvia {
@@ -27,13 +28,39 @@ Tensor crop(const Tensor& from, const Part& part, const Margin& m) {
   return out;
 }
 
+ConstView rows_of(const Tensor& x, Index first, Index count) {
+  ConstView out = x.view();
+  out.origin = out.cell(0, 0, first, 0);
+  out.shape.y = count;
+  return out;
+}
+
+/// Over those rows of the tile that are this rank's share.
+void pull_own_rows(const GradientBlocks& share, Precision precision, const Tensor& x, const Tensor& dy,
+                   const Stencil& stencil, Tensor& dw, float* db) {
+  const Shape& s = dy.shape();
+  const Index first = s.y * share.member / share.members,
+              count = s.y * (share.member + 1) / share.members - first;
+  if (count == 0) return;
+  if (x.device() == Device::gpu)
+    return kernels::convolve_weight_gradient(precision, rows_of(x, first, count), rows_of(dy, first, count),
+                                             stencil, dw.cell(0, 0, 0, 0), db);
+  for (Index b = 0; b < s.b; ++b) {
+    const Part part{b, 0, first, 0, s.t, count, s.x};
+    convolution_pull_weight(precision, crop(x, part, reach(stencil)), crop(dy, part, {}), stencil, dw, db);
+  }
+}
+
 } // namespace
 
 void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, const Tensor& x,
                              const Tensor& dy, const Stencil& stencil, Parameter& weight, Parameter* bias) {
   if (!blocks) {
-    convolution_pull_weight(precision, x, dy, stencil, weight.grad,
-                            bias ? bias->grad.cell(0, 0, 0, 0) : nullptr);
+    float* const db = bias ? bias->grad.cell(0, 0, 0, 0) : nullptr;
+    if (blocks.members > 1)
+      pull_own_rows(blocks, precision, x, dy, stencil, weight.grad, db);
+    else
+      convolution_pull_weight(precision, x, dy, stencil, weight.grad, db);
     return;
   }
   const Shape& s = dy.shape();
@@ -42,10 +69,12 @@ void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, 
   Tensor dw(weight.value.shape()), db({1, 1, 1, 1, s.c});
   constexpr std::size_t piece = 16384;
   const std::size_t pieces = (dw.storage().size() + piece - 1) / piece;
+  Index turn = 0;
   for (Index b = 0; b < s.b; ++b)
     for (Index t = 0; t < s.t; t += frames)
       for (Index y = 0; y < s.y; y += rows)
         for (Index ix = 0; ix < s.x; ix += columns) {
+          if (turn++ % blocks.members != blocks.member) continue;
           const Part part{
               b, t, y, ix, std::min(frames, s.t - t), std::min(rows, s.y - y), std::min(columns, s.x - ix)};
           dw.fill(0.0F);

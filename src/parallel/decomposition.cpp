@@ -92,10 +92,10 @@ AxisWindow every_column(const Tiling& tiling, int level) {
   return {AxisWindow::Kind::all, 0, tiling.domain(level).width()};
 }
 
-Decomposition::Decomposition(const Communicator& comm, Partition partition)
+Decomposition::Decomposition(const Communicator& comm, Partition partition, const Communicator* channels)
     : comm_(comm), partition_(std::move(partition)),
       space_(comm.split(partition_.part(comm.rank()), comm.rank())),
-      time_(comm.split(comm.rank() / partition_.time.parts(), comm.rank())) {
+      time_(comm.split(comm.rank() / partition_.time.parts(), comm.rank())), channels_(channels) {
   assert(comm.size() == partition_.ranks());
 }
 

@@ -71,7 +71,8 @@ Var recurrence(Tape& tape, Decomposition& tiles, const Var& z, Parameter& weight
       pull_weight(dz);
     accumulate(*z, std::move(dz));
   };
-  Work work = convolution_work("recurrence", z->value.shape(), weight.value.shape(), true);
+  Work work =
+      convolution_work("recurrence", z->value.shape(), weight.value.shape(), true, tape.blocks().members);
   work.inputs = s.c;
   return tape.record(std::move(hidden), work, pull, {}, {&weight});
 }

@@ -119,7 +119,7 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
     if (residual) copy_gradient(node, *residual);
     tape.defer(pull_weight, std::move(node.grad));
   };
-  const Work work = convolution_work("conv3d", s, weight.value.shape(), x->needs_grad);
+  const Work work = convolution_work("conv3d", s, weight.value.shape(), x->needs_grad, tape.blocks().members);
   return tape.record(std::move(y), work, pull, reach(transposed(stencil)), {&weight, &bias});
 }
 

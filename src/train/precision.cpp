@@ -58,7 +58,9 @@ WholeBlocks whole_blocks(const Settings& settings) {
 
 GradientBlocks blocks_of(const Settings& settings, const Decomposition& tiles) {
   const WholeBlocks blocks = whole_blocks(settings);
-  return {blocks.cells, tiles.tile(0).height(), tiles.tile(0).width(), blocks.frames};
+  const ChannelShare share = tiles.channel_share();
+  return {blocks.cells,  tiles.tile(0).height(), tiles.tile(0).width(),
+          blocks.frames, share.member,           share.members};
 }
 
 } // namespace pluvia

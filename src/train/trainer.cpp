@@ -61,7 +61,9 @@ ProcessGrid share_out(const Communicator& world, const Settings& settings) {
          "Give each replica a sample.");
   const std::int64_t replicas = settings.parallel.replicas, stages = settings.parallel.stages;
   require_stages(settings.model, static_cast<int>(stages), settings.train.batch / replicas, "train.batch");
-  return make_process_grid(world, static_cast<int>(replicas), static_cast<int>(stages));
+  require_shares(settings.model, static_cast<int>(settings.parallel.tensor));
+  return make_process_grid(world, static_cast<int>(replicas), static_cast<int>(stages),
+                           static_cast<int>(settings.parallel.tensor));
 }
 
 /// A sample ready for the network.
@@ -84,18 +86,24 @@ public:
         grid_(share_out(world, settings)),
         tiles_(grid_.tiles, layout(settings, index_.grid, grid_.tiles.size(), whole_blocks(settings))),
         network_(make_network(settings, device_)),
-        pipeline_(network_, ports_of(settings), tiles_, grid_.stages,
+        pipeline_(network_, ports_of(settings), of_steps(), grid_.stages,
                   cut_stages(settings.model, ports_of(settings), tiles_.tiling(), grid_.stages.size())),
         parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
         sampler_(index_, rule_, tiles_.tile(0),
                  reader_cache_bytes(settings, settings.model.base == "regression")) {
     if (settings.train.exact) network_.parameters().sum_in_blocks();
     if (device_ == Device::gpu) tiles_.link_accelerators();
+    if (device_ == Device::gpu && shared_) shared_->link_accelerators();
   }
 
   TrainOutcome run();
 
 private:
+  std::optional<Decomposition> share_channels_out() {
+    if (grid_.channels.size() == 1) return std::nullopt;
+    return std::optional<Decomposition>(std::in_place, grid_.tiles, tiles_.partition(), &grid_.channels);
+  }
+  Decomposition& of_steps() { return shared_ ? *shared_ : tiles_; }
   void prepare();
   std::vector<float> cell_areas() const;
   /// The leads that this rank works on, counted among all of them.
@@ -122,7 +130,7 @@ private:
     std::vector<double> areas; ///< global sum of area x validity per (sample, lead)
     double pairs = 0;
   };
-  /// Of a batch of `size` samples, of which the ranks of `comm` hold some.
+  /// Of a batch of `size` samples, of which the ranks of `comm` count some.
   Weighing weigh(const Communicator& comm, std::span<const Sample> samples, std::size_t size) const;
   /// The loss; nothing when it or its gradient is not finite.
   std::optional<double> step(std::int64_t number);
@@ -168,7 +176,9 @@ private:
   Device device_;
   Precision precision_; ///< of training steps; validation and calibration are in f32, as forecasts are
   ProcessGrid grid_;
-  Decomposition tiles_;
+  Decomposition tiles_; ///< of this rank's crew
+  /// The same where channels are shared out in training steps.
+  std::optional<Decomposition> shared_ = share_channels_out();
   StUnet network_;
   Pipeline pipeline_;
   std::vector<Parameter*> parameters_;
@@ -326,7 +336,8 @@ std::optional<double> Training::step(std::int64_t number) {
       samples.push_back(sample(b, batch[b], train_, {pipeline_.first(), pipeline_.last()}, &draws));
     }
   });
-  const Weighing weighing = weigh(world_, samples, static_cast<std::size_t>(settings_.train.batch));
+  const Weighing weighing = weigh(world_, grid_.counts() ? samples : std::span<const Sample>{},
+                                  static_cast<std::size_t>(settings_.train.batch));
   if (weighing.pairs == 0) { // nothing observed in the whole batch: nothing to learn
     ++adam_.step;
     note({{"step", number + 1}, {"observed", false}});
@@ -339,7 +350,7 @@ std::optional<double> Training::step(std::int64_t number) {
   Pipeline::Batch steps{.size = static_cast<int>(samples.size())};
   steps.tape = [&] {
     return std::make_unique<Tape>(Tape::Mode::record, precision_, keep_of(settings_.train), nullptr,
-                                  blocks_of(settings_, tiles_));
+                                  blocks_of(settings_, of_steps()));
   };
   steps.load = [&](int i) {
     Sample& s = nth(i);
@@ -349,7 +360,8 @@ std::optional<double> Training::step(std::int64_t number) {
     return out;
   };
   steps.score = [&](int i, const Var& logits, const Tape& tape) {
-    losses.add(ordinal_loss(logits, target_of(nth(i), weighing.areas, weighing.pairs), tape));
+    const FixedSum loss = ordinal_loss(logits, target_of(nth(i), weighing.areas, weighing.pairs), tape);
+    if (grid_.counts()) losses.add(loss);
   };
   steps.whole = [&](auto whole) { sync.complete(whole); };
   pipeline_.run(steps);
@@ -548,12 +560,15 @@ TrainOutcome Training::run() {
     if (world_.rank() == 0) write_whole(folder.configuration(), resolved_yaml(settings_));
   });
   if (world_.rank() == 0) log_file_.open(folder.log(), resumed ? std::ios::app : std::ios::trunc);
-  log_.info(fmt::format("{} parameters, {} training samples, {} validation samples, {}{}, {}{}, {}",
-                        network_.parameters().size(), inits_.size(), validation_inits_.size(),
-                        (grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "") +
-                            (grid_.stages.size() > 1 ? fmt::format("{} stages of ", grid_.stages.size()) : ""),
-                        describe(tiles_.partition()), name_of(precision_),
-                        settings_.train.exact ? ", exact" : "", describe_devices(world_, device_)));
+  log_.info(fmt::format(
+      "{} parameters, {} training samples, {} validation samples, {}{}, {}{}, {}",
+      network_.parameters().size(), inits_.size(), validation_inits_.size(),
+      (grid_.replicas > 1 ? fmt::format("{} replicas of ", grid_.replicas) : "") +
+          (grid_.stages.size() > 1 ? fmt::format("{} stages of ", grid_.stages.size()) : "") +
+          (grid_.channels.size() > 1 ? fmt::format("{} shares of the channels of ", grid_.channels.size())
+                                     : ""),
+      describe(tiles_.partition()), name_of(precision_), settings_.train.exact ? ", exact" : "",
+      describe_devices(world_, device_)));
   const auto consider = [&](std::int64_t at_step) {
     const Validation v = validate();
     note({{"step", at_step}, {"validation_loss", v.loss}, {"climatology_loss", v.climatology}});

@@ -100,6 +100,9 @@ refused "a training range that is all judged by" 2 "Nothing is left of data.trai
   data.test.from=2019-01-01 data.test.to=2021-01-01
 refused "ranks that do not go into stages" 2 "ranks cannot be shared out over the stages .*parallel.stages 2" \
   train deck.yaml parallel.stages=2
+refused "ranks that do not go into all axes" 2 "over the shares of the channels .*parallel.tensor 2" \
+  train deck.yaml parallel.tensor=2
+refused "more ranks than channels" 2 "parallel.tensor = 64 .*no level has more than" plan deck.yaml parallel.tensor=64
 refused "more stages than there may be" 2 "parallel.stages = 4.*1 to 3" plan deck.yaml parallel.stages=4
 mkdir filled locked
 : >filled/checkpoint_00000004.h5

@@ -2,7 +2,7 @@
 # labels: bits
 # Training with train.exact, with global attention, dropout, outages and drift of the imager: losses, gradient norms,
 # weights, averages and optimiser state are the same bytes on any process grid, with any number of threads, replicas,
-# stages of the network and parts of the frames, in f32 and in what the processor likes best; a run stopped on one grid and gone on with on
+# stages of the network, shares of the channels and parts of the frames, in f32 and in what the processor likes best; a run stopped on one grid and gone on with on
 # another ends with the same bytes; without it they differ. Validation is not disturbed.
 #   exact.sh          8 steps on 1, 2, 3, 4, 6 and 8 ranks
 #   exact.sh --all    50 steps, every rows x cols
@@ -53,14 +53,17 @@ for precision in f32 auto; do
   done
 done
 
-# Replicas that share the samples of a step, stages of the network that these pass through, frames and leads cut over
-# ranks, with and without tiles: the same bytes.
-for shape in "2 1 1 1 1" "2 1 1 2 1" "2 1 1 1 3" "1 1 2 1 1" "1 1 2 1 2" "1 1 2 3 1" "2 1 2 1 2" "1 2 2 1 2"; do
-  read -r replicas stages parts rows cols <<<"$shape"
-  train many $((replicas * stages * parts * rows * cols)) train.precision=f32 parallel.replicas="$replicas" \
-    parallel.stages="$stages" parallel.time="$parts" parallel.rows="$rows" parallel.cols="$cols"
+# Replicas that share the samples of a step, stages of the network that these pass through, channels shared out, frames
+# and leads cut over ranks, with and without tiles: the same bytes.
+for shape in "2 1 1 1 1 1" "2 1 1 1 2 1" "2 1 1 1 1 3" "1 1 1 2 1 1" "1 1 1 2 1 2" "1 1 1 2 3 1" "2 1 1 2 1 2" \
+  "1 2 1 2 1 2" "1 1 2 1 1 2"; do
+  read -r replicas stages tensor parts rows cols <<<"$shape"
+  train many $((replicas * stages * tensor * parts * rows * cols)) train.precision=f32 \
+    parallel.replicas="$replicas" parallel.stages="$stages" parallel.tensor="$tensor" parallel.time="$parts" \
+    parallel.rows="$rows" parallel.cols="$cols"
   named="$rows x $cols ranks"
   [ "$parts" -eq 1 ] || named="$parts parts of the frames x $named"
+  [ "$tensor" -eq 1 ] || named="$tensor shares of the channels of $named"
   [ "$stages" -eq 1 ] || named="$stages stages of $named"
   [ "$replicas" -eq 1 ] || named="$replicas replicas of $named"
   grep -q "$named" err
@@ -114,6 +117,9 @@ refused '3 ranks cannot be shared out' 3 parallel.time=2
 # Samples and blocks of the network that stages do not go into.
 refused '2 stages cannot all work at once' 4 parallel.stages=2 parallel.replicas=2 train.batch=3
 refused 'parallel.stages = 3' 3 parallel.stages=3 train.batch=3 model.channels=16 model.attention.levels=[]
+# Ranks and channels that shares do not go into.
+refused '3 ranks cannot be shared out over the shares of the channels' 3 parallel.tensor=2
+refused 'parallel.tensor = 3' 3 parallel.tensor=3
 refused 'parallel.block_frames' 2 parallel.time=2 train.exact=true parallel.block=8
 status=0
 run 1 train deck.yaml train.exact=true parallel.block=6 train.output=no >/dev/null 2>err || status=$?

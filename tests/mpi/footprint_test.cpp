@@ -16,6 +16,7 @@
 #include <gtest/gtest.h>
 #include <mpi.h>
 
+#include "pluvia/comm/process_grid.hpp"
 #include "pluvia/nn/footprint.hpp"
 #include "pluvia/nn/operators.hpp"
 #include "pluvia/ops/loss.hpp"
@@ -57,6 +58,7 @@ struct Case {
   Tape::Keep keep = Tape::Keep::everything;
   int parts = 1; ///< of the frames, where the ranks can be shared out over them
   std::string core = "attention";
+  int tensor = 1; ///< ranks that share out channels, where the ranks can be shared out over them
 };
 
 /// How often each operator is applied, and its arithmetic forward and backward.
@@ -90,12 +92,18 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   const StUnetPorts ports{inputs, leads, classes};
   const Communicator world(MPI_COMM_WORLD);
   const int levels = levels_of(settings);
-  const int parts = std::gcd(c.parts, world.size());
-  const GridShape shape = choose_grid_shape(c.ny, c.nx, levels, world.size() / parts);
-  Decomposition tiles(world, {Tiling(c.ny, c.nx, levels, shape.rows, shape.cols, c.edge),
-                              TimeAxis(parts, frames, static_cast<Index>(leads.size()))});
+  const ProcessGrid grid = make_process_grid(world, 1, 1, std::gcd(c.tensor, world.size()));
+  const int parts = std::gcd(c.parts, grid.tiles.size());
+  const GridShape shape = choose_grid_shape(c.ny, c.nx, levels, grid.tiles.size() / parts);
+  Decomposition tiles(grid.tiles,
+                      {Tiling(c.ny, c.nx, levels, shape.rows, shape.cols, c.edge),
+                       TimeAxis(parts, frames, static_cast<Index>(leads.size()))},
+                      &grid.channels);
+  const int rank = grid.tiles.rank();
+  const ChannelShare share = tiles.channel_share();
   StUnet net(settings, ports, 1);
-  const Footprint planned = estimate_footprint(settings, ports, tiles.partition(), world.rank(), c.keep);
+  const Footprint planned =
+      estimate_footprint(settings, ports, tiles.partition(), rank, c.keep, every_piece, share);
 
   const Rect tile = tiles.tile(0);
   const Index cells = tile.cells(), own_frames = tiles.frames(frames).size(),
@@ -104,7 +112,8 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
   std::int64_t kept = std::numeric_limits<std::int64_t>::max();
   for (int pass = 0; pass < 4; ++pass) { // the first one fills caches of plans
     Profile profile;
-    Tape tape(Tape::Mode::record, Precision::f32, c.keep, pass == 0 ? &profile : nullptr);
+    Tape tape(Tape::Mode::record, Precision::f32, c.keep, pass == 0 ? &profile : nullptr,
+              {.member = share.member, .members = share.members});
     sent = {};
     const std::int64_t before = allocated_bytes();
     Var logits = net.forward(
@@ -128,7 +137,7 @@ TEST_P(FootprintOf, IsWhatTheNetworkDoes) {
     std::map<Key, Count> booked, listed;
     for (const Profile::Row& row : profile.rows())
       booked[key_of(row, row.name, row.inputs)] = {row.calls, row.flop, row.pull_flop};
-    for (const Operator& op : list_operators(settings, ports, tiles.partition(), world.rank())) {
+    for (const Operator& op : list_operators(settings, ports, tiles.partition(), rank, share)) {
       Count& count = listed[key_of(op, op.work.name, op.work.inputs)];
       ++count.calls, count.flop += op.work.flop, count.pull_flop += op.work.pull_flop;
     }
@@ -149,17 +158,20 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"neighbourhood", "linear", {-2, -1}, 45, 52, 1, 1, Edge::closed, Tape::Keep::blocks},
         Case{"joint", "none", {-2, -1}, 40, 48, 1, 1, Edge::periodic, Tape::Keep::everything, 2},
         Case{"neighbourhood", "linear", {-1}, 90, 104, 2, 0, Edge::closed, Tape::Keep::everything, 2},
-        Case{"windowed",
+        Case{"windowed", "softmax", {-1}, 45, 52, 1, 0, Edge::closed, Tape::Keep::everything, 2, "recurrent"},
+        Case{"neighbourhood",
              "softmax",
-             {-1},
+             {-2, -1},
              45,
              52,
              1,
-             0,
+             1,
              Edge::closed,
              Tape::Keep::everything,
-             2,
-             "recurrent"}));
+             1,
+             "attention",
+             2},
+        Case{"windowed", "linear", {1}, 40, 48, 1, 0, Edge::closed, Tape::Keep::blocks, 2, "recurrent", 2}));
 
 } // namespace
 } // namespace pluvia

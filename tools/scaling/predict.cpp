@@ -254,10 +254,11 @@ void run(int argc, char** argv) {
   if (!settings) settings = parse_settings(read(argv[1]), argv[1], {argv + 3, argv + argc});
   if (!measured) measured.emplace(argv[2]);
   const Settings& s = *settings;
-  if (s.parallel.time > 1 || s.parallel.stages > 1 || s.parallel.replicas > 1 ||
+  if (s.parallel.tensor > 1 || s.parallel.time > 1 || s.parallel.stages > 1 || s.parallel.replicas > 1 ||
       s.train.keep != "everything" || s.train.exact)
     fail(ExitCode::usage,
-         "parallel.time, parallel.stages, parallel.replicas, train.keep or train.exact is set",
+         "parallel.tensor, parallel.time, parallel.stages, parallel.replicas, train.keep or train.exact is "
+         "set",
          "the predictor knows tiles alone", "Leave them as they are by default.");
   const int levels = levels_of(s.model);
   const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels, world.size());

@@ -64,6 +64,7 @@ struct ParallelSettings {
   std::string device = "auto";     ///< auto | cpu | gpu | pretend
   std::int64_t replicas = 1;       ///< in training
   std::int64_t stages = 1;         ///< of the network, in training
+  std::int64_t tensor = 1;         ///< ranks that share out channels
   std::int64_t time = 1;           ///< ranks that share a tile
   std::int64_t rows = 0, cols = 0; ///< 0 = automatic
   std::int64_t block = 32;         ///< cells

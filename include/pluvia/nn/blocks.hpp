@@ -26,14 +26,14 @@ struct Recurrence {
   Parameter* weight = nullptr; ///< of the hidden values, C -> 4 C
 };
 Recurrence make_recurrence(ParameterSet& set, const std::string& name, Index channels);
-/// Collective over tiles.time().
-Var forward(const Recurrence& core, Tape& tape, Decomposition& tiles, const Var& x);
 
 /// Attention over time and space, fused by an adaptive gate, then a two-layer perceptron:
 /// n = LN(x); x += O(g spatial(n) + (1 - g) temporal(n)), g = sigmoid(W [spatial; temporal]); x +=
 /// MLP(LN(x)). In the joint form one attention over frames <= t and the spatial window replaces the two; a
 /// recurrence may stand for temporal attention. With global attention a second gate sets what they make, m,
 /// against it: g2 global(n) + (1 - g2) m takes the place of m, g2 = sigmoid(W2 [global; m]).
+/// Over the ranks of tiles.channels() heads, gates and hidden channels are shared out; norms, sums with x and
+/// the steps of a recurrence are everybody's.
 struct SpaceTimeBlock {
   AttentionSettings settings = {};
   Index uncut = 1; ///< cells of its level along the side of one of the network's coarsest
@@ -49,7 +49,8 @@ struct SpaceTimeBlock {
 /// level: of the network, from 0.
 SpaceTimeBlock make_space_time_block(ParameterSet& set, const std::string& name, Index channels,
                                      const ModelSettings& settings, int level);
-/// A probe, where given, notes its weights and gate. Collective over tiles.comm().
+/// A probe, where given, notes its weights and gate; channels must not be shared out then. Collective over
+/// tiles.comm() and tiles.channels().
 Var forward(const SpaceTimeBlock& block, Tape& tape, Decomposition& tiles, int level, const Var& x,
             AttentionProbe* probe = nullptr);
 /// As above; without global attention.

@@ -23,6 +23,6 @@ constexpr Span every_piece{0, std::numeric_limits<Index>::max()};
 /// Local.
 Footprint estimate_footprint(const ModelSettings& settings, const StUnetPorts& ports,
                              const Partition& partition, int rank, Tape::Keep keep = Tape::Keep::everything,
-                             Span pieces = every_piece);
+                             Span pieces = every_piece, const ChannelShare& share = {});
 
 } // namespace pluvia

@@ -20,4 +20,10 @@ struct Piece {
 /// In the order of the forward pass; the head follows the last one.
 std::vector<Piece> list_pieces(const ModelSettings& settings);
 
+/// The levels whose channels so many ranks can share out: at least 16, those of a head of attention, for
+/// each. On others every rank computes all of them.
+std::vector<int> shared_levels(const ModelSettings& settings, int ranks);
+/// Throws a usage Error when there is none, and several ranks. Local.
+void require_shares(const ModelSettings& settings, int ranks);
+
 } // namespace pluvia

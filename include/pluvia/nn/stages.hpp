@@ -38,12 +38,14 @@ Shape crossing_shape(const Stages& stages, const Stages::Crossing& crossing, con
 
 /// Arithmetic of one sample in each stage [floating-point operations], on one rank of a partition.
 std::vector<StageCosts> stage_costs(const Stages& stages, const ModelSettings& settings,
-                                    const StUnetPorts& ports, const Partition& partition, int rank);
+                                    const StUnetPorts& ports, const Partition& partition, int rank,
+                                    const ChannelShare& share = {});
 
 /// What a rank of a stage holds for the backward pass, at most, when each replica has so many samples in a
 /// step [bytes].
 std::int64_t held_bytes(const Stages& stages, int stage, std::int64_t samples, const ModelSettings& settings,
-                        const StUnetPorts& ports, const Partition& partition, int rank, Tape::Keep keep);
+                        const StUnetPorts& ports, const Partition& partition, int rank, Tape::Keep keep,
+                        const ChannelShare& share = {});
 
 /// "encode 0 to attend 2": pieces and their levels.
 std::string describe(Span pieces, const ModelSettings& settings);

@@ -78,11 +78,11 @@ void convolution_pull_weight(Precision precision, const Tensor& x, const Tensor&
                              Tensor& dw, float* db);
 
 /// The arithmetic of a convolution to `output` with weights [t, y, x, C_in, C_out], and of its gradients: of
-/// the weights, and of the input when that is wanted.
+/// the weights, which so many ranks share out, and of the input when that is wanted.
 inline Work convolution_work(std::string_view name, const Shape& output, const Shape& weight,
-                             bool input_gradient) {
+                             bool input_gradient, int members = 1) {
   const double flop = 2.0 * static_cast<double>(output.cells() * weight.size());
-  return {name, weight.x, flop, input_gradient ? 2 * flop : flop};
+  return {name, weight.x, flop, input_gradient ? flop + flop / members : flop / members};
 }
 
 } // namespace pluvia

@@ -5,8 +5,9 @@
 
 namespace pluvia {
 
-/// Adds the gradients of a convolution's weight and bias (may be null) by dy: over whole tiles into grad, or, with blocks,
-/// block by block into the order-free sums. x and dy as in convolve_weight_gradient. Local.
+/// Adds this rank's share of the gradients of a convolution's weight and bias (may be null) by dy: over tiles
+/// into grad, or, with blocks, block by block into the order-free sums. x and dy as in
+/// convolve_weight_gradient. Local.
 void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, const Tensor& x,
                              const Tensor& dy, const Stencil& stencil, Parameter& weight, Parameter* bias);
 

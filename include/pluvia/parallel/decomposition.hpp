@@ -12,6 +12,7 @@
 #include "pluvia/comm/partition.hpp"
 #include "pluvia/ops/attention.hpp"
 #include "pluvia/ops/conv3d.hpp"
+#include "pluvia/parallel/channel_share.hpp"
 
 namespace pluvia {
 
@@ -46,13 +47,20 @@ struct Layer {
 /// need: each is made once.
 class Decomposition {
 public:
-  /// `comm` must outlive it and have partition.ranks() ranks. Collective.
-  Decomposition(const Communicator& comm, Partition partition);
+  /// `comm` must outlive it and have partition.ranks() ranks; so must `channels`, where given: the ranks that
+  /// hold the same tile and frames in such communicators of their own, over which channels are shared out.
+  /// Collective over comm.
+  Decomposition(const Communicator& comm, Partition partition, const Communicator* channels = nullptr);
 
   const Communicator& comm() const { return comm_; }
   /// The ranks that have the same frames, one for each tile; and those that have the same tile.
   const Communicator& space() const { return space_; }
   const Communicator& time() const { return time_; }
+  /// Those that hold the same tile and frames as this one; may be null where it is alone.
+  const Communicator* channels() const { return channels_; }
+  ChannelShare channel_share() const {
+    return channels_ ? ChannelShare{channels_->rank(), channels_->size()} : ChannelShare{};
+  }
   const Partition& partition() const { return partition_; }
   const Tiling& tiling() const { return partition_.tiling; }
   Rect tile(int level) const { return partition_.tile(comm_.rank(), level); }
@@ -74,6 +82,8 @@ public:
   HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors, const Layer& layer) {
     return {plan, comm_, std::move(tensors), halo_costs_[layer], link_.get()};
   }
+  /// Between accelerators; null where there is none.
+  DeviceLink* link() const { return link_.get(); }
   /// What exchanges have cost this rank so far; who sends otherwise books it here, too.
   HaloCost& halo_cost(const Layer& layer) { return halo_costs_[layer]; }
   const std::map<Layer, HaloCost>& halo_costs() const { return halo_costs_; }
@@ -92,6 +102,7 @@ private:
   const Communicator& comm_;
   Partition partition_;
   Communicator space_, time_;
+  const Communicator* channels_;
   std::map<Key, HaloPlan> plans_;
   std::unique_ptr<DeviceLink> link_;
   std::map<Layer, HaloCost> halo_costs_;

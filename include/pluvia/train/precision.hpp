@@ -27,7 +27,7 @@ Tape::Keep keep_of(const TrainSettings& settings);
 /// The blocks that gradients are summed in with train.exact: parallel.block and block_frames. Without, none.
 WholeBlocks whole_blocks(const Settings& settings);
 
-/// Those blocks on the tile of `tiles`.
+/// Those blocks on the tile of `tiles`, and how ranks that hold the same share them out.
 GradientBlocks blocks_of(const Settings& settings, const Decomposition& tiles);
 
 } // namespace pluvia
