@@ -18,6 +18,7 @@
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "random_field.hpp"
+#include "rank_part.hpp"
 
 namespace pluvia {
 namespace {
@@ -84,16 +85,6 @@ TEST(Stages, AreNoMoreThanPiecesOrSamples) {
   EXPECT_THROW(require_stages(settings, 3, 3, "train.batch"), Error);
 }
 
-/// A rank's part of a tensor over the whole domain.
-Tensor part_of(const Tensor& all, const Rect& tile, Span t, Margin margin = {}) {
-  Tensor out({1, t.size(), tile.height(), tile.width(), all.shape().c}, margin);
-  for (Index it = t.from; it < t.to; ++it)
-    for (Index y = tile.y0; y < tile.y1; ++y)
-      std::copy_n(all.cell(0, it, y, tile.x0), tile.width() * all.shape().c,
-                  out.cell(0, it - t.from, y - tile.y0, 0));
-  return out;
-}
-
 struct Outcome {
   std::vector<Tensor> logits;          ///< of every sample, on the ranks of the last stage
   std::vector<Tensor> input_gradients; ///< on those of the first
@@ -128,28 +119,20 @@ Outcome evaluate(const ModelSettings& settings, const Communicator& world, int c
     Pipeline::Sample sample{nullptr, nullptr, {0.2, 7, static_cast<std::uint64_t>(m)}};
     const auto seed = 2 * static_cast<std::uint64_t>(m);
     if (pipeline.first()) {
-      sample.input = Tape::leaf(part_of(test::field(domain, domain, frames, ports.inputs, seed), tile,
-                                        own_frames, network.input_margin()),
+      sample.input = Tape::leaf(test::part_of(test::field(domain, domain, frames, ports.inputs, seed), tile,
+                                              own_frames, network.input_margin()),
                                 true);
       inputs.push_back(sample.input);
     }
     if (pipeline.last())
-      sample.base =
-          Tape::leaf(part_of(test::field(domain, domain, leads, ports.classes, seed + 1), tile, own_leads));
+      sample.base = Tape::leaf(
+          test::part_of(test::field(domain, domain, leads, ports.classes, seed + 1), tile, own_leads));
     return sample;
   };
   batch.score = [&](int m, const Var& logits, const Tape& tape) {
     out.logits.push_back(logits->value.clone());
-    Target target;
-    for (Index lead = own_leads.from; lead < own_leads.to; ++lead)
-      for (Index y = tile.y0; y < tile.y1; ++y)
-        for (Index x = tile.x0; x < tile.x1; ++x)
-          target.classes.push_back(static_cast<std::int8_t>(
-              random_below(static_cast<std::uint64_t>(ports.classes), static_cast<std::uint64_t>(5 + m),
-                           RandomPurpose::test,
-                           static_cast<std::uint64_t>((lead * domain.height() + y) * domain.width() + x))));
-    target.weights.assign(static_cast<std::size_t>(own_leads.size() * tile.height()),
-                          1.0F / static_cast<float>(domain.cells()));
+    const Target target =
+        test::target_of(tile, domain, own_leads, ports.classes, static_cast<std::uint64_t>(5 + m));
     ordinal_loss(logits, target, tape);
   };
   batch.whole = [&](auto whole) {
@@ -164,15 +147,6 @@ Outcome evaluate(const ModelSettings& settings, const Communicator& world, int c
   for (const Var& input : inputs) out.input_gradients.push_back(input->grad.clone());
   for (const Parameter* p : parameters)
     out.gradients.emplace_back(p->grad.storage().begin(), p->grad.storage().end());
-  return out;
-}
-
-std::int64_t differences(const Tensor& part, const Tensor& all, const Rect& tile, Span t) {
-  std::int64_t out = 0;
-  for (Index it = t.from; it < t.to; ++it)
-    for (Index y = tile.y0; y < tile.y1; ++y)
-      for (Index i = 0; i < tile.width() * part.shape().c; ++i)
-        out += part.cell(0, it - t.from, y - tile.y0, 0)[i] != all.cell(0, it, y, tile.x0)[i];
   return out;
 }
 
@@ -220,9 +194,9 @@ TEST_P(PipelineOf, EveryNumberOfStagesGivesTheSameBits) {
       EXPECT_EQ(many.logits.size(), world.rank() / ranks == count - 1 ? samples : 0);
       EXPECT_EQ(many.input_gradients.size(), world.rank() < ranks ? samples : 0);
       for (std::size_t m = 0; m < many.logits.size(); ++m)
-        EXPECT_EQ(differences(many.logits[m], single.logits[m], tile, l), 0) << "sample " << m;
+        EXPECT_EQ(test::differences(many.logits[m], single.logits[m], tile, l), 0) << "sample " << m;
       for (std::size_t m = 0; m < many.input_gradients.size(); ++m)
-        EXPECT_EQ(differences(many.input_gradients[m], single.input_gradients[m], tile, f), 0)
+        EXPECT_EQ(test::differences(many.input_gradients[m], single.input_gradients[m], tile, f), 0)
             << "sample " << m;
       EXPECT_EQ(many.gradients, single.gradients);
       if (ranks > 1) continue;

@@ -18,6 +18,7 @@
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "random_field.hpp"
+#include "rank_part.hpp"
 
 namespace pluvia {
 namespace {
@@ -66,16 +67,6 @@ TEST(ChannelShare, LeavesLevelsWithFewerHeadsThanRanksWhole) {
   EXPECT_THROW(require_shares(settings, 5), Error);
 }
 
-/// A rank's part of a tensor over the whole domain.
-Tensor part_of(const Tensor& all, const Rect& tile, Span t, Margin margin = {}) {
-  Tensor out({1, t.size(), tile.height(), tile.width(), all.shape().c}, margin);
-  for (Index it = t.from; it < t.to; ++it)
-    for (Index y = tile.y0; y < tile.y1; ++y)
-      std::copy_n(all.cell(0, it, y, tile.x0), tile.width() * all.shape().c,
-                  out.cell(0, it - t.from, y - tile.y0, 0));
-  return out;
-}
-
 struct Outcome {
   std::vector<Tensor> logits;          ///< of every sample, on the ranks of the last stage
   std::vector<Tensor> input_gradients; ///< on those of the first
@@ -116,28 +107,20 @@ Outcome evaluate(const ModelSettings& settings, const Communicator& world, int s
     Pipeline::Sample sample{nullptr, nullptr, {0.2, 7, static_cast<std::uint64_t>(m)}};
     const auto seed = 2 * static_cast<std::uint64_t>(m);
     if (pipeline.first()) {
-      sample.input = Tape::leaf(part_of(test::field(domain, domain, frames, ports.inputs, seed), tile,
-                                        own_frames, network.input_margin()),
+      sample.input = Tape::leaf(test::part_of(test::field(domain, domain, frames, ports.inputs, seed), tile,
+                                              own_frames, network.input_margin()),
                                 true);
       inputs.push_back(sample.input);
     }
     if (pipeline.last())
-      sample.base =
-          Tape::leaf(part_of(test::field(domain, domain, leads, ports.classes, seed + 1), tile, own_leads));
+      sample.base = Tape::leaf(
+          test::part_of(test::field(domain, domain, leads, ports.classes, seed + 1), tile, own_leads));
     return sample;
   };
   batch.score = [&](int m, const Var& logits, const Tape& tape) {
     out.logits.push_back(logits->value.clone().to(Device::host));
-    Target target;
-    for (Index lead = own_leads.from; lead < own_leads.to; ++lead)
-      for (Index y = tile.y0; y < tile.y1; ++y)
-        for (Index x = tile.x0; x < tile.x1; ++x)
-          target.classes.push_back(static_cast<std::int8_t>(
-              random_below(static_cast<std::uint64_t>(ports.classes), static_cast<std::uint64_t>(5 + m),
-                           RandomPurpose::test,
-                           static_cast<std::uint64_t>((lead * domain.height() + y) * domain.width() + x))));
-    target.weights.assign(static_cast<std::size_t>(own_leads.size() * tile.height()),
-                          1.0F / static_cast<float>(domain.cells()));
+    const Target target =
+        test::target_of(tile, domain, own_leads, ports.classes, static_cast<std::uint64_t>(5 + m));
     ordinal_loss(logits, target, tape);
   };
   batch.whole = [&](auto whole) { sync.complete(whole); };
@@ -145,15 +128,6 @@ Outcome evaluate(const ModelSettings& settings, const Communicator& world, int s
   sync.finish();
   for (const Var& input : inputs) out.input_gradients.push_back(input->grad.clone().to(Device::host));
   for (const Parameter* p : parameters) out.gradients.push_back(values_of(p->grad));
-  return out;
-}
-
-std::int64_t differences(const Tensor& part, const Tensor& all, const Rect& tile, Span t) {
-  std::int64_t out = 0;
-  for (Index it = t.from; it < t.to; ++it)
-    for (Index y = tile.y0; y < tile.y1; ++y)
-      for (Index i = 0; i < tile.width() * part.shape().c; ++i)
-        out += part.cell(0, it - t.from, y - tile.y0, 0)[i] != all.cell(0, it, y, tile.x0)[i];
   return out;
 }
 
@@ -227,9 +201,9 @@ TEST_P(TensorAxisOf, EveryShareGivesTheSameBits) {
           EXPECT_EQ(many.logits.size(), stage == stages - 1 ? samples : 0);
           EXPECT_EQ(many.input_gradients.size(), stage == 0 ? samples : 0);
           for (std::size_t m = 0; m < many.logits.size(); ++m)
-            EXPECT_EQ(differences(many.logits[m], single.logits[m], tile, l), 0) << "sample " << m;
+            EXPECT_EQ(test::differences(many.logits[m], single.logits[m], tile, l), 0) << "sample " << m;
           for (std::size_t m = 0; m < many.input_gradients.size(); ++m)
-            EXPECT_EQ(differences(many.input_gradients[m], single.input_gradients[m], tile, f), 0)
+            EXPECT_EQ(test::differences(many.input_gradients[m], single.input_gradients[m], tile, f), 0)
                 << "sample " << m;
           EXPECT_EQ(many.gradients, single.gradients);
         }
@@ -243,9 +217,9 @@ Tensor forecast(const ModelSettings& settings, Decomposition& tiles, Index slab)
   Tape tape(Tape::Mode::forget);
   const Var logits = network.forward(
       tape, tiles,
-      Tape::leaf(part_of(test::field(domain, domain, frames, ports.inputs, 1), tile, {0, frames},
-                         network.input_margin())),
-      Tape::leaf(part_of(test::field(domain, domain, leads, ports.classes, 2), tile, {0, leads})), {},
+      Tape::leaf(test::part_of(test::field(domain, domain, frames, ports.inputs, 1), tile, {0, frames},
+                               network.input_margin())),
+      Tape::leaf(test::part_of(test::field(domain, domain, leads, ports.classes, 2), tile, {0, leads})), {},
       nullptr, {0, slab});
   return std::move(logits->value);
 }
@@ -259,7 +233,7 @@ TEST_P(TensorAxisOf, ForecastsWholeAndInSlabs) {
   const ProcessGrid grid = make_process_grid(world, 1, 1, 2);
   Decomposition tiles(grid.tiles, tiling(1, grid.tiles.size()), &grid.channels);
   for (const Index slab : {0, 4})
-    EXPECT_EQ(differences(forecast(network, tiles, slab), single, tiles.tile(0), {0, leads}), 0)
+    EXPECT_EQ(test::differences(forecast(network, tiles, slab), single, tiles.tile(0), {0, leads}), 0)
         << "slabs of " << slab;
 }
 
@@ -274,7 +248,7 @@ TEST_P(TensorAxisOf, CountsEveryGradientOnce) {
                                  {Precision::f32, GetParam().keep, Device::gpu});
   expect_near(there, single);
   for (std::size_t m = 0; m < there.logits.size(); ++m)
-    EXPECT_EQ(differences(there.logits[m], single.logits[m], {0, ny, 0, nx}, {0, leads}), 0);
+    EXPECT_EQ(test::differences(there.logits[m], single.logits[m], {0, ny, 0, nx}, {0, leads}), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(

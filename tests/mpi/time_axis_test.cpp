@@ -17,6 +17,7 @@
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "random_field.hpp"
+#include "rank_part.hpp"
 
 namespace pluvia {
 namespace {
@@ -60,16 +61,6 @@ TEST(StUnet, RefusesARecurrenceWhereOneAttentionLooksThroughSpaceAndTime) {
   EXPECT_THROW(StUnet(settings, {inputs, lead_hours, classes}, 1), Error);
 }
 
-/// Those of a tensor over the whole domain that a rank has.
-Tensor part_of(const Tensor& all, const Rect& tile, Span t, Margin margin = {}) {
-  Tensor out({1, t.size(), tile.height(), tile.width(), all.shape().c}, margin);
-  for (Index it = t.from; it < t.to; ++it)
-    for (Index y = tile.y0; y < tile.y1; ++y)
-      std::copy_n(all.cell(0, it, y, tile.x0), tile.width() * all.shape().c,
-                  out.cell(0, it - t.from, y - tile.y0, 0));
-  return out;
-}
-
 struct Outcome {
   Tensor logits, input_gradient;
   std::vector<std::vector<float>> gradients; ///< of the parameters, summed over ranks
@@ -85,17 +76,10 @@ Outcome evaluate(const ModelSettings& settings, const Communicator& comm, const 
   const Rect tile = tiles.tile(0), domain = tiles.domain(0);
   const Span own_frames = tiles.frames(frames), own_leads = tiles.leads(leads);
   const Var input = Tape::leaf(
-      part_of(test::field(domain, domain, frames, inputs, 1), tile, own_frames, net.input_margin()), true);
-  const Var base = Tape::leaf(part_of(test::field(domain, domain, leads, classes, 2), tile, own_leads));
-  Target target;
-  for (Index lead = own_leads.from; lead < own_leads.to; ++lead)
-    for (Index y = tile.y0; y < tile.y1; ++y)
-      for (Index x = tile.x0; x < tile.x1; ++x)
-        target.classes.push_back(static_cast<std::int8_t>(
-            random_below(classes, 5, RandomPurpose::test,
-                         static_cast<std::uint64_t>((lead * domain.height() + y) * domain.width() + x))));
-  target.weights.assign(static_cast<std::size_t>(own_leads.size() * tile.height()),
-                        1.0F / static_cast<float>(domain.cells()));
+      test::part_of(test::field(domain, domain, frames, inputs, 1), tile, own_frames, net.input_margin()),
+      true);
+  const Var base = Tape::leaf(test::part_of(test::field(domain, domain, leads, classes, 2), tile, own_leads));
+  const Target target = test::target_of(tile, domain, own_leads, classes, 5);
 
   Outcome out;
   net.parameters().zero_gradients();
@@ -112,15 +96,6 @@ Outcome evaluate(const ModelSettings& settings, const Communicator& comm, const 
   comm.all_reduce(std::span(&out.loss, 1), Reduce::sum);
   for (const Parameter* p : net.parameters().all())
     out.gradients.emplace_back(p->grad.storage().begin(), p->grad.storage().end());
-  return out;
-}
-
-std::int64_t differences(const Tensor& part, const Tensor& all, const Rect& tile, Span t) {
-  std::int64_t out = 0;
-  for (Index it = t.from; it < t.to; ++it)
-    for (Index y = tile.y0; y < tile.y1; ++y)
-      for (Index i = 0; i < tile.width() * part.shape().c; ++i)
-        out += part.cell(0, it - t.from, y - tile.y0, 0)[i] != all.cell(0, it, y, tile.x0)[i];
   return out;
 }
 
@@ -172,8 +147,8 @@ TEST_P(TimeAxisOf, EveryPartitionGivesTheSameBits) {
       const Span f = parts > 1 ? partition.frames(world.rank()) : Span{0, frames},
                  l = parts > 1 ? partition.leads(world.rank()) : Span{0, leads};
       const Outcome many = evaluate(settings, world, partition, block, 1, Tape::Keep::blocks);
-      EXPECT_EQ(differences(many.logits, single.logits, tile, l), 0);
-      EXPECT_EQ(differences(many.input_gradient, single.input_gradient, tile, f), 0);
+      EXPECT_EQ(test::differences(many.logits, single.logits, tile, l), 0);
+      EXPECT_EQ(test::differences(many.input_gradient, single.input_gradient, tile, f), 0);
       EXPECT_EQ(many.gradients, single.gradients);
       EXPECT_NEAR(many.loss, single.loss, 1e-9 * single.loss);
       const Outcome quick = evaluate(settings, world, partition, 0, 0);
