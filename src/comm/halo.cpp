@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "halo_kernels.hpp"
+#include "pluvia/comm/messages.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/stopwatch.hpp"
 
@@ -222,19 +223,13 @@ const float* HaloExchange::unpack(const HaloPlan::Piece& piece, const float* mes
   });
 }
 
-/// A message longer than MPI counts travels in several, which keep their order.
 void HaloExchange::post(Message& m, bool receive) {
   constexpr int tag = 11;
-  constexpr std::size_t most = std::size_t{1} << 30;
-  for (std::size_t first = 0; first < m.size; first += most) {
-    float* const data = m.data.get() + first;
-    const auto count = static_cast<int>(std::min(most, m.size - first));
-    MPI_Request* const request = &requests_.emplace_back(MPI_REQUEST_NULL);
-    if (receive)
-      mpi_check(MPI_Irecv(data, count, MPI_FLOAT, m.peer, tag, comm_.raw(), request), "MPI_Irecv");
-    else
-      mpi_check(MPI_Isend(data, count, MPI_FLOAT, m.peer, tag, comm_.raw(), request), "MPI_Isend");
-  }
+  const std::span<float> values(m.data.get(), m.size);
+  if (receive)
+    start_receive(comm_, values, m.peer, tag, requests_);
+  else
+    start_send(comm_, values, m.peer, tag, requests_);
 }
 
 HaloExchange::~HaloExchange() {
@@ -242,7 +237,7 @@ HaloExchange::~HaloExchange() {
   if (link_) {
     try {
       link_->finish(); // messages must not lose their memory under way
-    } catch (...) { // the failure that is on its way says more
+    } catch (...) {    // the failure that is on its way says more
     }
   }
   MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);

@@ -3,6 +3,7 @@
 #include <list>
 
 #include "pluvia/comm/device_link.hpp"
+#include "pluvia/comm/messages.hpp"
 #include "pluvia/core/device.hpp"
 
 namespace pluvia {
@@ -30,19 +31,14 @@ DeviceLink::~DeviceLink() {
 
 void DeviceLink::start(const std::vector<Message>& outgoing, const std::vector<Message>& incoming) {
   constexpr int tag = 13;
-  const MPI_Comm comm = parts_->comm.raw();
   for (const Message& m : incoming) {
     auto& data = parts_->arriving.emplace_back(m, std::vector<float>(m.size)).data;
-    mpi_check(MPI_Irecv(data.data(), static_cast<int>(m.size), MPI_FLOAT, m.peer, tag, comm,
-                        &parts_->requests.emplace_back()),
-              "MPI_Irecv");
+    start_receive(parts_->comm, data, m.peer, tag, parts_->requests);
   }
   for (const Message& m : outgoing) {
     auto& data = parts_->leaving.emplace_back(m.size);
     accelerator::to_host(data.data(), m.data, m.size * sizeof(float));
-    mpi_check(MPI_Isend(data.data(), static_cast<int>(m.size), MPI_FLOAT, m.peer, tag, comm,
-                        &parts_->requests.emplace_back()),
-              "MPI_Isend");
+    start_send(parts_->comm, data, m.peer, tag, parts_->requests);
   }
 }
 

@@ -201,7 +201,7 @@ std::vector<std::string> run_forecasts(const Communicator& world, const Settings
   require_shares(settings.model, tensor);
   const ProcessGrid grid = make_process_grid(world, 1, 1, tensor);
   Decomposition tiles(grid.tiles, layout(deepest, index.grid, grid.tiles.size()), &grid.channels);
-  if (device == Device::gpu) tiles.link_accelerators();
+  if (device == Device::gpu) log.info(describe_devices(world, device) + "; " + tiles.link_accelerators());
   const Rect tile = tiles.tile(0);
   const std::vector<LatLon>& points = settings.forecast.write_attention;
   if (!points.empty() && tiles.partition().time.parts() > 1)

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "pluvia/comm/messages.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/stopwatch.hpp"
 #include "pluvia/ops/linear.hpp"
@@ -63,10 +64,7 @@ Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& o
   }
   for (int member = 0; member < share.members; ++member) {
     if (member == share.member) continue;
-    const auto to = incoming[static_cast<std::size_t>(member)].storage();
-    mpi_check(MPI_Irecv(to.data(), static_cast<int>(to.size()), MPI_FLOAT, member, gather_tag, group.raw(),
-                        &requests.emplace_back()),
-              "MPI_Irecv");
+    start_receive(group, incoming[static_cast<std::size_t>(member)].storage(), member, gather_tag, requests);
   }
   Tensor packed;
   if (!own.dense()) {
@@ -76,9 +74,7 @@ Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& o
   const auto message = own.dense() ? own.storage() : std::as_const(packed).storage();
   for (int member = 0; member < share.members; ++member) {
     if (member == share.member) continue;
-    mpi_check(MPI_Isend(message.data(), static_cast<int>(message.size()), MPI_FLOAT, member, gather_tag,
-                        group.raw(), &requests.emplace_back()),
-              "MPI_Isend");
+    start_send(group, message, member, gather_tag, requests);
     cost.bytes += static_cast<std::int64_t>(message.size_bytes());
     cost.messages += 1;
   }

@@ -99,10 +99,12 @@ Decomposition::Decomposition(const Communicator& comm, Partition partition, cons
   assert(comm.size() == partition_.ranks());
 }
 
-bool Decomposition::link_accelerators() {
-  if (!DeviceLink::possible(comm_)) return false;
+std::string Decomposition::link_accelerators() {
+  if (comm_.size() == 1) return "all tiles are on one accelerator";
+  if (!DeviceLink::possible(comm_))
+    return "halos travel through the hosts' memory: ranks share an accelerator";
   link_ = std::make_unique<DeviceLink>(comm_);
-  return true;
+  return "halos travel from accelerator to accelerator";
 }
 
 template <class Make> const HaloPlan& Decomposition::cached(const Key& key, Make&& make) {

@@ -92,7 +92,7 @@ public:
         sampler_(index_, rule_, tiles_.tile(0),
                  reader_cache_bytes(settings, settings.model.base == "regression")) {
     if (settings.train.exact) network_.parameters().sum_in_blocks();
-    if (device_ == Device::gpu) tiles_.link_accelerators();
+    if (device_ == Device::gpu) log_.info(tiles_.link_accelerators());
     if (device_ == Device::gpu && shared_) shared_->link_accelerators();
   }
 

@@ -38,6 +38,7 @@ END
 forecast() { # FOLDER RANKS KEY=VALUE ...
   run "$2" forecast deck.yaml "${model[@]}" "${@:3}" train.output=cpu forecast.output="$1" >log 2>&1 || { cat log; exit 1; }
 }
+grep -q 'halos travel from accelerator to accelerator' log || { echo "not said how halos travel"; cat log; exit 1; }
 forecast cpu_forecast 1 parallel.device=cpu
 "$python" "$here/compare_forecasts.py" --vary cpu_forecast
 for way in "1" "3" "2 parallel.time=2"; do

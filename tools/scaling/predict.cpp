@@ -122,14 +122,14 @@ private:
 // All simulated ranks live in one process and nobody reads what they write: they share one array of each
 // kind, which lets a thousand of them fit into memory. (smpirun -no-privatize leaves globals to all.)
 
-Tensor& dummy(const Shape& s, const Margin& m) {
+Tensor& common_tensor(const Shape& s, const Margin& m) {
   using Key = std::tuple<Index, Index, Index, Index, int, int, int, int, int, int>;
   static std::map<Key, Tensor> tensors;
   return tensors.try_emplace({s.t, s.y, s.x, s.c, m.t_lo, m.t_hi, m.y_lo, m.y_hi, m.x_lo, m.x_hi}, s, m)
       .first->second;
 }
 
-template <class Value> std::vector<Value>& dummy(std::size_t n, int which) {
+template <class Value> std::vector<Value>& common_array(std::size_t n, int which) {
   static std::vector<Value> arrays[2];
   if (arrays[which].size() < n) arrays[which].resize(n);
   return arrays[which];
@@ -192,7 +192,7 @@ private:
     std::int64_t received = 0;
     for (const Index c : halo.channels) {
       const Shape s{1, halo.frames, op.output.y, op.output.x, c};
-      tensors.push_back(&dummy(s, halo.plan.margin));
+      tensors.push_back(&common_tensor(s, halo.plan.margin));
       for (const HaloPlan::Piece& piece : halo.plan.receives)
         if (piece.peer != comm_.rank())
           received += piece.cells.cells() * piece.frames_of(halo.frames).size() * c *
@@ -215,7 +215,7 @@ private:
     if (comm_.size() == 1) return;
     catch_up();
     const double start = MPI_Wtime();
-    mpi_check(MPI_Allreduce(dummy<Value>(n, 0).data(), dummy<Value>(n, 1).data(), static_cast<int>(n), type,
+    mpi_check(MPI_Allreduce(common_array<Value>(n, 0).data(), common_array<Value>(n, 1).data(), static_cast<int>(n), type,
                             MPI_SUM, comm_.raw()),
               "MPI_Allreduce");
     spent_.sums += MPI_Wtime() - start;

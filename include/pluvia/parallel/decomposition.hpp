@@ -2,6 +2,7 @@
 #include <compare>
 #include <map>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -75,9 +76,9 @@ public:
   const HaloPlan& key_halo(int level, const AttentionWindow& window);
   const HaloPlan& query_halo(int level, const AttentionWindow& window);
 
-  /// From now on values on accelerators travel from one to the other directly, where that is possible; says
-  /// whether it is. Collective over comm().
-  bool link_accelerators();
+  /// From now on values on accelerators travel from one to the other directly, where that is possible; says for
+  /// people how they travel. Collective over comm().
+  std::string link_accelerators();
   /// Starts an exchange over all ranks, whose cost is booked on a layer. Collective.
   HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors, const Layer& layer) {
     return {plan, comm_, std::move(tensors), halo_costs_[layer], link_.get()};
