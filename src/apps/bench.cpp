@@ -347,6 +347,11 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     contenders.push_back(
         {fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
          [&] { phases.push_back(network.step()); }, flop.step});
+  if (s.bench.training && network.obstacle().empty()) {
+    for (int i = 0; i <= StepRecorder::warm_up; ++i) network.recorded_step();
+    contenders.push_back({fmt::format("training step {} replayed", name_of(precision)),
+                          [&] { network.recorded_step(); }, flop.step});
+  }
   contenders.push_back(
       {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward});
   // What the same bits on every process grid cost: a step that sums as it likes, beside.

@@ -6,7 +6,6 @@
 
 #include "pluvia/core/random.hpp"
 #include "pluvia/core/stopwatch.hpp"
-#include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/precision.hpp"
 
 namespace pluvia {
@@ -66,13 +65,18 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
       random_leaf({1, tiles_.frames(settings.model.history).size(), own.height(), own.width(), ports_.inputs},
                   network_.input_margin(), stream);
   base_ = random_leaf({1, leads, own.height(), own.width(), ports_.classes}, {}, stream + 1);
-  for (const Var& v : {input_, base_}) v->value = moved(std::move(v->value), device);
   const auto values = static_cast<std::size_t>(leads * own.cells());
   for (std::size_t i = 0; i < values; ++i)
     target_.classes.push_back(static_cast<std::int8_t>(random_bits(1, RandomPurpose::test, i, stream + 2) %
                                                        static_cast<std::uint64_t>(ports_.classes)));
   target_.weights.assign(static_cast<std::size_t>(leads * own.height()),
                          1.0F / static_cast<float>(all_leads * ny * nx));
+  if (device == Device::host) return;
+  gradients_ = link_gradients(comm, grid_.stages.size());
+  obstacle_ = recording_obstacle(settings, tiles_, comm, comm.size() == 1 || gradients_.link != nullptr);
+  there_.emplace();
+  there_->send(0, 0, input_->value, base_->value, target_);
+  input_ = there_->input(0), base_ = there_->base(0);
 }
 
 void NetworkTiming::forecast(Profile* profile) {
@@ -82,18 +86,9 @@ void NetworkTiming::forecast(Profile* profile) {
   if (input_->value.device() == Device::gpu) accelerator::wait();
 }
 
-StepPhases NetworkTiming::step(Profile* profile) {
-  StepPhases phases;
-  const std::map<Layer, HaloCost> before = tiles_.halo_costs();
-  auto last = std::chrono::steady_clock::now();
-  const auto lap = [&](double& phase) {
-    if (input_->value.device() == Device::gpu) accelerator::wait();
-    const auto now = std::chrono::steady_clock::now();
-    phase += std::chrono::duration<double>(now - last).count();
-    last = now;
-  };
+void NetworkTiming::gradients(StepPhases& phases, Profile* profile, const std::function<void()>& before_sums) {
   network_.parameters().zero_gradients();
-  GradientSync sync(comm_, parameters_);
+  GradientSync sync(comm_, parameters_, gradients_.link.get());
   Pipeline::Batch batch{.size = samples_};
   batch.tape = [&] {
     if (profile) profile->start();
@@ -102,22 +97,46 @@ StepPhases NetworkTiming::step(Profile* profile) {
   batch.load = [&](int) { return Pipeline::Sample{input_, base_}; };
   batch.score = [&](int, const Var& logits, const Tape& tape) {
     const Stopwatch scoring(phases.loss);
-    ordinal_loss(logits, target_, tape);
+    if (there_)
+      ordinal_loss(logits, there_->target(0), tape, there_->loss());
+    else
+      ordinal_loss(logits, target_, tape);
   };
   batch.whole = [&](auto whole) { sync.complete(whole); };
   phases.timeline = pipeline_.run(batch);
-  const double meanwhile = sync.cost().exposed_seconds;
-  lap(phases.backward);
+  phases.reduction = sync.cost().exposed_seconds;
+  before_sums();
+  sync.finish();
+  phases.hidden = sync.cost().hidden_seconds;
+}
+
+StepPhases NetworkTiming::step(Profile* profile) {
+  StepPhases phases;
+  const std::map<Layer, HaloCost> before = tiles_.halo_costs();
+  auto last = std::chrono::steady_clock::now();
+  const auto lap = [&](double& phase) {
+    if (there_) accelerator::wait();
+    const auto now = std::chrono::steady_clock::now();
+    phase += std::chrono::duration<double>(now - last).count();
+    last = now;
+  };
+  if (there_) there_->clear(), send_rates(adam_, 1e-3, 1e-2);
+  double meanwhile = 0;
+  gradients(phases, profile, [&] {
+    meanwhile = phases.reduction;
+    lap(phases.backward);
+  });
+  lap(phases.reduction);
   for (const Moment& m : phases.timeline) {
     if (m.what.kind == Instruction::Kind::forward) phases.forward += m.end - m.begin;
     if (!is_pass(m.what.kind)) phases.stages += m.end - m.begin;
   }
-  sync.finish();
-  lap(phases.reduction);
-  phases.backward -= phases.forward + phases.stages + meanwhile, phases.reduction += meanwhile;
+  phases.backward -= phases.forward + phases.stages + meanwhile;
   phases.forward -= phases.loss;
-  phases.hidden = sync.cost().hidden_seconds;
-  update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
+  if (there_)
+    update_there(adam_, 1.0, there_->norm());
+  else
+    update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
   lap(phases.optimiser);
   for (const auto& [layer, after] : tiles_.halo_costs()) {
     const auto found = before.find(layer);
@@ -129,6 +148,17 @@ StepPhases NetworkTiming::step(Profile* profile) {
     phases.halo.bytes += cost.bytes, phases.halo.messages += cost.messages;
   }
   return phases;
+}
+
+void NetworkTiming::recorded_step() {
+  send_rates(adam_, 1e-3, 1e-2);
+  recorder_.run(there_->places(), [&] {
+    StepPhases phases;
+    there_->clear();
+    gradients(phases, nullptr, [] {});
+    update_there(adam_, 1.0, there_->norm());
+  });
+  accelerator::wait();
 }
 
 } // namespace pluvia

@@ -159,9 +159,11 @@ HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::
       for (const Tensor* t : tensors_) messages.back().size += static_cast<std::size_t>(values_in(piece, *t));
     }
     for (Message& m : messages) {
-      if (on_gpu_) m.there = DeviceArray<float>(m.size);
-      if (!on_gpu_ || (!link_ && m.peer != comm.rank()))
+      if (!on_gpu_)
         m.data = std::make_unique_for_overwrite<float[]>(m.size);
+      else
+        m.there = DeviceArray<float>(m.size);
+      if (on_gpu_ && !link_ && m.peer != comm.rank()) m.staged = PinnedArray<float>(m.size);
     }
   };
   prepare(plan.receives, incoming_);
@@ -181,9 +183,15 @@ HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::
     }
     cost_.bytes += static_cast<std::int64_t>(m.size * sizeof(float));
     ++cost_.messages;
-    if (link_) continue;
-    if (on_gpu_) accelerator::to_host(m.data.get(), m.there.data(), m.size * sizeof(float));
-    post(m, false);
+    if (m.staged.data())
+      accelerator::start_to_host(m.staged.data(), m.there.data(), m.size * sizeof(float));
+    else if (!link_)
+      post(m, false);
+  }
+  if (std::ranges::any_of(outgoing_, [](const Message& m) { return m.staged.data() != nullptr; })) {
+    accelerator::wait();
+    for (Message& m : outgoing_)
+      if (m.staged.data()) post(m, false);
   }
   if (link_) {
     const auto elsewhere = [&](std::vector<Message>& messages) {
@@ -225,11 +233,10 @@ const float* HaloExchange::unpack(const HaloPlan::Piece& piece, const float* mes
 
 void HaloExchange::post(Message& m, bool receive) {
   constexpr int tag = 11;
-  const std::span<float> values(m.data.get(), m.size);
   if (receive)
-    start_receive(comm_, values, m.peer, tag, requests_);
+    start_receive(comm_, m.here(), m.peer, tag, requests_);
   else
-    start_send(comm_, values, m.peer, tag, requests_);
+    start_send(comm_, m.here(), m.peer, tag, requests_);
 }
 
 HaloExchange::~HaloExchange() {
@@ -254,8 +261,8 @@ void HaloExchange::finish() {
   const Stopwatch unpacking(cost_.pack_seconds);
   std::size_t piece = 0;
   for (Message& m : incoming_) {
-    if (on_gpu_ && !link_ && m.peer != comm_.rank())
-      accelerator::to_accelerator(m.there.data(), m.data.get(), m.size * sizeof(float));
+    if (m.staged.data())
+      accelerator::start_to_accelerator(m.there.data(), m.staged.data(), m.size * sizeof(float));
     const float* in = on_gpu_ ? m.there.data() : m.data.get();
     for (; piece < plan_.receives.size() && plan_.receives[piece].peer == m.peer; ++piece)
       for (Tensor* t : tensors_) in = unpack(plan_.receives[piece], in, *t);

@@ -1,6 +1,6 @@
 #include <nccl.h>
 
-#include <cstring>
+#include <cstdlib>
 #include <exception>
 #include <span>
 #include <string>
@@ -19,25 +19,43 @@ void check(ncclResult_t status, const char* what) {
          "Look at its log (NCCL_DEBUG=INFO), and whether all nodes of the job still run.");
 }
 
+/// Of high priority, so that messages leave while kernels run. One for all links: what ranks start in the same
+/// order they do in the same order, so that no two links can wait for each other.
+cudaStream_t messages() {
+  static const cudaStream_t one = [] {
+    int least = 0, greatest = 0;
+    cudaStream_t made = nullptr;
+    cuda::check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "The GPU has no priorities");
+    cuda::check(cudaStreamCreateWithPriority(&made, cudaStreamNonBlocking, greatest),
+                "No stream could be made");
+    return made;
+  }();
+  return one;
+}
+
 } // namespace
 
 struct DeviceLink::Parts {
   ncclComm_t comm = nullptr;
-  cudaStream_t stream = nullptr; ///< of high priority, so that messages leave while kernels run
-  cudaEvent_t event = nullptr;
+  cudaEvent_t before = nullptr, after = nullptr; ///< what is started waits for, and what waits for it
 
-  /// What is asked of `later` next comes after what was asked of `earlier`.
-  void order(cudaStream_t earlier, cudaStream_t later) const {
-    cuda::check(cudaEventRecord(event, earlier), "The order of work on the GPU cannot be noted");
-    cuda::check(cudaStreamWaitEvent(later, event), "The order of work on the GPU cannot be noted");
+  /// Runs calls of NCCL as one, once the work asked for so far is done, beside what is asked for next.
+  template <class Calls> void start(Calls&& calls) {
+    const char* const failed = "The order of work on the GPU cannot be noted";
+    cuda::check(cudaEventRecord(before, cuda::stream()), failed);
+    cuda::check(cudaStreamWaitEvent(messages(), before), failed);
+    check(ncclGroupStart(), "Messages between GPUs cannot start");
+    calls();
+    check(ncclGroupEnd(), "Messages between GPUs cannot start");
+    cuda::check(cudaEventRecord(after, messages()), failed);
   }
   ~Parts() {
-    if (comm && std::uncaught_exceptions() == 0 && cudaStreamSynchronize(stream) == cudaSuccess)
+    if (comm && std::uncaught_exceptions() == 0 && cudaStreamSynchronize(messages()) == cudaSuccess)
       ncclCommDestroy(comm);
     else if (comm)
       ncclCommAbort(comm); // peers may never come
-    if (event) cudaEventDestroy(event);
-    if (stream) cudaStreamDestroy(stream);
+    for (cudaEvent_t event : {before, after})
+      if (event) cudaEventDestroy(event);
   }
 };
 
@@ -58,6 +76,8 @@ bool DeviceLink::possible(const Communicator& comm) {
 }
 
 DeviceLink::DeviceLink(const Communicator& comm) : parts_(new Parts) {
+  // The memory of recorded messages belongs to the recording, and cannot be registered.
+  setenv("NCCL_GRAPH_REGISTER", "0", 0);
   ncclUniqueId id{};
   together(comm, [&] {
     if (comm.rank() == 0) check(ncclGetUniqueId(&id), "NCCL cannot start");
@@ -65,33 +85,37 @@ DeviceLink::DeviceLink(const Communicator& comm) : parts_(new Parts) {
   comm.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
   together(comm, [&] {
     check(ncclCommInitRank(&parts_->comm, comm.size(), id, comm.rank()), "NCCL cannot connect the GPUs");
-    int least = 0, greatest = 0;
-    cuda::check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "The GPU has no priorities");
-    cuda::check(cudaStreamCreateWithPriority(&parts_->stream, cudaStreamNonBlocking, greatest),
-                "No stream could be made");
-    cuda::check(cudaEventCreateWithFlags(&parts_->event, cudaEventDisableTiming), "No event could be made");
+    for (cudaEvent_t* event : {&parts_->before, &parts_->after})
+      cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "No event could be made");
   });
 }
 
 DeviceLink::~DeviceLink() = default;
 
 void DeviceLink::start(const std::vector<Message>& outgoing, const std::vector<Message>& incoming) {
-  parts_->order(cuda::stream(), parts_->stream);
-  check(ncclGroupStart(), "Messages between GPUs cannot start");
-  for (const Message& m : incoming)
-    check(ncclRecv(m.data, m.size, ncclFloat, m.peer, parts_->comm, parts_->stream),
-          "A message cannot be received");
-  for (const Message& m : outgoing)
-    check(ncclSend(m.data, m.size, ncclFloat, m.peer, parts_->comm, parts_->stream),
-          "A message cannot be sent");
-  check(ncclGroupEnd(), "Messages between GPUs cannot start");
+  parts_->start([&] {
+    for (const Message& m : incoming)
+      check(ncclRecv(m.data, m.size, ncclFloat, m.peer, parts_->comm, messages()),
+            "A message cannot be received");
+    for (const Message& m : outgoing)
+      check(ncclSend(m.data, m.size, ncclFloat, m.peer, parts_->comm, messages()), "A message cannot be sent");
+  });
+}
+
+void DeviceLink::start_sums(const std::vector<std::span<float>>& arrays) {
+  parts_->start([&] {
+    for (const std::span<float> a : arrays)
+      check(ncclAllReduce(a.data(), a.data(), a.size(), ncclFloat, ncclSum, parts_->comm, messages()),
+            "GPUs cannot add up");
+  });
 }
 
 void DeviceLink::finish() {
   ncclResult_t status = ncclSuccess;
   check(ncclCommGetAsyncError(parts_->comm, &status), "NCCL does not answer");
   check(status, "Messages between GPUs failed");
-  parts_->order(parts_->stream, cuda::stream());
+  cuda::check(cudaStreamWaitEvent(cuda::stream(), parts_->after),
+              "The order of work on the GPU cannot be noted");
 }
 
 } // namespace pluvia

@@ -1,9 +1,11 @@
 // Links between the accelerators of programs built without CUDA.
 #include <algorithm>
 #include <list>
+#include <utility>
 
 #include "pluvia/comm/device_link.hpp"
 #include "pluvia/comm/messages.hpp"
+#include "pluvia/comm/pending_sums.hpp"
 #include "pluvia/core/device.hpp"
 
 namespace pluvia {
@@ -17,6 +19,8 @@ struct DeviceLink::Parts {
   std::vector<MPI_Request> requests = {};
   std::list<std::vector<float>> leaving = {};
   std::list<Arrival> arriving = {};
+  PendingSums<float> sums = PendingSums<float>(comm);
+  std::vector<std::vector<std::span<float>>> summed = {}; ///< for each of them
 };
 
 bool DeviceLink::possible(const Communicator& comm) {
@@ -42,6 +46,19 @@ void DeviceLink::start(const std::vector<Message>& outgoing, const std::vector<M
   }
 }
 
+void DeviceLink::start_sums(const std::vector<std::span<float>>& arrays) {
+  std::size_t size = 0;
+  for (const auto a : arrays) size += a.size();
+  std::vector<float> share(size);
+  float* to = share.data();
+  for (const auto a : arrays) {
+    accelerator::to_host(to, a.data(), a.size_bytes());
+    to += a.size();
+  }
+  parts_->sums.start(std::move(share));
+  parts_->summed.push_back(arrays);
+}
+
 void DeviceLink::finish() {
   mpi_check(
       MPI_Waitall(static_cast<int>(parts_->requests.size()), parts_->requests.data(), MPI_STATUSES_IGNORE),
@@ -49,6 +66,15 @@ void DeviceLink::finish() {
   for (const Parts::Arrival& a : parts_->arriving)
     accelerator::to_accelerator(a.message.data, a.data.data(), a.data.size() * sizeof(float));
   parts_->requests.clear(), parts_->leaving.clear(), parts_->arriving.clear();
+  const std::vector<std::vector<float>> sums = parts_->sums.finish();
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    const float* from = sums[i].data();
+    for (const auto a : parts_->summed[i]) {
+      accelerator::to_accelerator(a.data(), from, a.size_bytes());
+      from += a.size();
+    }
+  }
+  parts_->summed.clear();
 }
 
 } // namespace pluvia

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "pinned_pool.hpp"
 #include "pluvia/core/device.hpp"
 #include "pluvia/core/error.hpp"
 
@@ -44,6 +45,34 @@ void check(cudaError_t status, const char* what) {
 
 namespace accelerator {
 
+namespace {
+
+PinnedPool& pinned() {
+  static PinnedPool one;
+  return one;
+}
+
+/// While one is under way.
+bool& recording() {
+  static bool one = false;
+  return one;
+}
+void refuse_in_recording() {
+  if (recording())
+    fail(ExitCode::failed, "Work for the accelerator cannot be recorded", "it waits for the host",
+         "Use train.graph=false.");
+}
+
+cudaMemPool_t pool() {
+  cudaMemPool_t found = nullptr;
+  int device = 0;
+  cuda::check(cudaGetDevice(&device), "The GPU in use is not known");
+  cuda::check(cudaDeviceGetDefaultMemPool(&found, device), "The GPU has no memory pool");
+  return found;
+}
+
+} // namespace
+
 Kind kind() {
   return Kind::cuda;
 }
@@ -76,6 +105,7 @@ void release(void* memory) noexcept {
 }
 
 void to_accelerator(void* to, const void* from, std::size_t bytes) {
+  refuse_in_recording();
   cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda::stream()),
               "A copy to the GPU failed");
   // The host's memory has been read by now, but where the GPU reads it by itself.
@@ -88,6 +118,7 @@ void to_accelerator(void* to, const void* from, std::size_t bytes) {
 }
 
 void to_host(void* to, const void* from, std::size_t bytes) {
+  refuse_in_recording();
   cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda::stream()),
               "A copy from the GPU failed");
   wait();
@@ -99,18 +130,102 @@ void copy(void* to, const void* from, std::size_t bytes) {
 }
 
 void wait() {
+  refuse_in_recording();
   cuda::check(cudaStreamSynchronize(cuda::stream()), "Work on the GPU failed");
+  pinned().settle();
+}
+
+void* allocate_pinned(std::size_t bytes) {
+  return pinned().take(bytes, [](std::size_t size) {
+    void* memory = nullptr;
+    cuda::check(cudaHostAlloc(&memory, size, cudaHostAllocDefault), "The host's memory cannot be pinned");
+    return memory;
+  });
+}
+
+void release_pinned(void* memory) noexcept {
+  pinned().give(memory);
+}
+
+void start_to_accelerator(void* to, const void* from, std::size_t bytes) {
+  refuse_in_recording();
+  cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda::stream()),
+              "A copy to the GPU failed");
+}
+
+void start_to_host(void* to, const void* from, std::size_t bytes) {
+  refuse_in_recording();
+  cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda::stream()),
+              "A copy from the GPU failed");
+}
+
+struct Mark::Parts {
+  cudaEvent_t event = nullptr;
+  ~Parts() {
+    if (event) cudaEventDestroy(event);
+  }
+};
+Mark::Mark() : parts_(new Parts) {}
+Mark::~Mark() = default;
+
+void Mark::set() {
+  refuse_in_recording();
+  // Whoever waits sleeps, so that ranks which share cores get on.
+  if (!parts_->event)
+    cuda::check(cudaEventCreateWithFlags(&parts_->event, cudaEventDisableTiming | cudaEventBlockingSync),
+                "No event could be made");
+  cuda::check(cudaEventRecord(parts_->event, cuda::stream()), "The order of work on the GPU cannot be noted");
+}
+
+void Mark::wait() const {
+  refuse_in_recording();
+  if (parts_->event) cuda::check(cudaEventSynchronize(parts_->event), "Work on the GPU failed");
+}
+
+struct Recording::Parts {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t ready = nullptr;
+  ~Parts() {
+    if (ready) cudaGraphExecDestroy(ready);
+    if (graph) cudaGraphDestroy(graph);
+  }
+};
+
+Recording::Recording(const std::function<void()>& work) : parts_(new Parts) {
+  // What steps without a recording left in the pool goes back: a recording's memory comes from another.
+  wait();
+  cuda::check(cudaMemPoolTrimTo(pool(), 0), "The GPU's memory pool cannot be set up");
+  cuda::check(cudaStreamBeginCapture(cuda::stream(), cudaStreamCaptureModeThreadLocal),
+              "Work for the GPU cannot be recorded");
+  recording() = true;
+  try {
+    work();
+  } catch (...) { // the stream must leave the recording, whatever became of it
+    recording() = false;
+    cudaStreamEndCapture(cuda::stream(), &parts_->graph);
+    throw;
+  }
+  recording() = false;
+  cuda::check(cudaStreamEndCapture(cuda::stream(), &parts_->graph), "Work for the GPU cannot be recorded");
+  cuda::check(cudaGraphInstantiate(&parts_->ready, parts_->graph, 0), "Work for the GPU cannot be recorded");
+}
+
+Recording::~Recording() = default;
+
+void Recording::replay() {
+  refuse_in_recording();
+  cuda::check(cudaGraphLaunch(parts_->ready, cuda::stream()), "Recorded work did not start");
 }
 
 std::size_t peak_bytes() {
-  cudaMemPool_t pool = nullptr;
   int device = 0;
-  std::uint64_t bytes = 0;
+  std::uint64_t eager = 0, recorded = 0;
   cuda::check(cudaGetDevice(&device), "The GPU in use is not known");
-  cuda::check(cudaDeviceGetDefaultMemPool(&pool, device), "The GPU has no memory pool");
-  cuda::check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &bytes),
+  cuda::check(cudaMemPoolGetAttribute(pool(), cudaMemPoolAttrUsedMemHigh, &eager),
               "The GPU does not say what it holds");
-  return bytes;
+  cuda::check(cudaDeviceGetGraphMemAttribute(device, cudaGraphMemAttrUsedMemHigh, &recorded),
+              "The GPU does not say what it holds");
+  return eager + recorded;
 }
 
 } // namespace accelerator

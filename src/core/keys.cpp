@@ -137,6 +137,8 @@ void declare(TrainSettings& s, const Declare& key) {
   key("train.exact", &s.exact, "", {},
       "the same weights, to the bit, on every process grid: gradients are summed in blocks of parallel.block "
       "cells");
+  key("train.graph", &s.graph, "", {},
+      "on GPUs, record the work of a step once and replay it (a CUDA graph)");
   key("train.seed", &s.seed, "", {.low = 0}, "of initial weights and sample order");
   key("train.output", &s.output, "", {.not_empty = true}, "run folder: checkpoints, log, configuration");
   key("train.from", &s.from, "", {}, "checkpoint to go on from, or latest; empty = start anew");

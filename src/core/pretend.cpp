@@ -4,11 +4,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
-#include <mutex>
+#include <set>
+#include <utility>
 #include <vector>
 
+#include "pinned_pool.hpp"
 #include "pluvia/core/device.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/launch.hpp"
@@ -19,15 +23,29 @@ namespace {
 
 constexpr std::size_t page = 4096, huge = std::size_t{2} << 20;
 
-/// Address space whose pages nobody may touch while it is closed. Like a GPU's, there is one for a process.
+using Task = std::function<void()>;
+using Blocks = std::map<std::size_t, std::vector<std::byte*>>; ///< by size
+
+} // namespace
+
+struct Recording::Parts {
+  std::vector<Task> tasks;
+  Blocks spare;                ///< nobody else gets what a recording will write again
+  std::set<std::byte*> living; ///< allocated and not released yet
+  bool released_others = false;
+  ~Parts();
+};
+
+namespace {
+
+/// Address space whose pages nobody may touch but the work that is asked for, which is done when somebody waits
+/// for it and not before: whoever forgets to wait, or lets go too early of what a copy reads, is found. Like a
+/// GPU's, there is one for a process.
 class Arena {
 public:
   void* allocate(std::size_t bytes) {
-    const std::lock_guard lock(mutex_);
     const std::size_t size = (bytes + page) / page * page; // one byte at least, so that addresses differ
-    held_ += size;
-    peak_ = std::max(peak_, held_);
-    auto& spare = spare_[size];
+    auto& spare = (recording_ ? recording_->spare : spare_)[size];
     std::byte* memory = nullptr;
     if (spare.empty()) {
       if (!base_) reserve();
@@ -37,32 +55,49 @@ public:
              "It is for tests: use fewer cells, or the processor.");
       memory = base_ + top_;
       top_ += size;
-      if (open_ > 0) protect(PROT_READ | PROT_WRITE);
     } else {
       memory = spare.back();
       spare.pop_back();
     }
+    held_ += size;
+    peak_ = std::max(peak_, held_);
     sizes_[memory] = size;
-    poison(memory, size);
+    if (recording_) recording_->living.insert(memory);
+    // With what is no number, so that a kernel that leaves something out is found.
+    ask([memory, size] { std::memset(memory, 0xff, size); });
     return memory;
   }
-  void release(void* memory) noexcept {
-    const std::lock_guard lock(mutex_);
-    const auto found = sizes_.find(static_cast<std::byte*>(memory));
+  void release(std::byte* memory) noexcept {
+    const auto found = sizes_.find(memory);
     if (found == sizes_.end()) return;
     held_ -= found->second;
-    spare_[found->second].push_back(found->first);
+    if (recording_ && recording_->living.erase(memory) == 0) recording_->released_others = true;
+    (recording_ ? recording_->spare : spare_)[found->second].push_back(memory);
     sizes_.erase(found);
   }
-  void open() {
-    const std::lock_guard lock(mutex_);
-    if (open_++ == 0) protect(PROT_READ | PROT_WRITE);
+  void ask(Task task) {
+    if (recording_)
+      recording_->tasks.push_back(std::move(task));
+    else
+      queue_.push_back(std::move(task)), ++asked_;
   }
-  void close() {
-    const std::lock_guard lock(mutex_);
-    if (--open_ == 0) protect(PROT_NONE);
+  /// Does all up to the n-th that was ever asked for.
+  void work(std::uint64_t n) {
+    if (done_ >= n) return;
+    protect(PROT_READ | PROT_WRITE);
+    for (; done_ < n; ++done_) {
+      queue_.front()();
+      queue_.pop_front();
+    }
+    protect(PROT_NONE);
   }
+  std::uint64_t asked() const { return asked_; }
   std::size_t peak() const { return peak_; }
+  Recording::Parts* recording() const { return recording_; }
+  void record(Recording::Parts* into) { recording_ = into; }
+  void take_back(const Blocks& blocks) {
+    for (const auto& [size, memory] : blocks) spare_[size].insert(spare_[size].end(), memory.begin(), memory.end());
+  }
 
 private:
   static constexpr std::size_t capacity = std::size_t{16} << 30;
@@ -75,22 +110,17 @@ private:
     base_ = reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(at) + huge - 1) / huge * huge);
     madvise(base_, capacity, MADV_HUGEPAGE);
   }
-  /// With what is no number, so that a kernel that leaves something out is found.
-  void poison(std::byte* memory, std::size_t size) {
-    if (open_ == 0) protect(PROT_READ | PROT_WRITE);
-    std::memset(memory, 0xff, size);
-    if (open_ == 0) protect(PROT_NONE);
-  }
   void protect(int access) {
     if (top_ > 0 && mprotect(base_, (top_ + huge - 1) / huge * huge, access) != 0)
       fail(ExitCode::failed, "The pretend accelerator cannot be opened or closed", std::strerror(errno), "");
   }
-  std::mutex mutex_;
   std::byte* base_ = nullptr;
   std::size_t top_ = 0, held_ = 0, peak_ = 0;
-  int open_ = 0;
   std::map<std::byte*, std::size_t> sizes_;
-  std::map<std::size_t, std::vector<std::byte*>> spare_;
+  Blocks spare_;
+  std::deque<Task> queue_;
+  std::uint64_t asked_ = 0, done_ = 0;
+  Recording::Parts* recording_ = nullptr;
 };
 
 Arena& arena() {
@@ -98,13 +128,25 @@ Arena& arena() {
   return one;
 }
 
+PinnedPool& pinned() {
+  static PinnedPool one;
+  return one;
+}
+
+void refuse_in_recording() {
+  if (arena().recording())
+    fail(ExitCode::failed, "Work for the accelerator cannot be recorded", "it waits for the host",
+         "Use train.graph=false.");
+}
+
 } // namespace
 
-Opened::Opened() {
-  arena().open();
+Recording::Parts::~Parts() {
+  arena().take_back(spare);
 }
-Opened::~Opened() {
-  arena().close();
+
+void ask(Task work) {
+  arena().ask(std::move(work));
 }
 
 Kind kind() {
@@ -122,19 +164,76 @@ void* allocate(std::size_t bytes) {
   return arena().allocate(bytes);
 }
 void release(void* memory) noexcept {
-  arena().release(memory);
+  arena().release(static_cast<std::byte*>(memory));
 }
 void to_accelerator(void* to, const void* from, std::size_t bytes) {
-  copy(to, from, bytes);
+  refuse_in_recording();
+  const auto* const first = static_cast<const std::byte*>(from);
+  ask([to, values = std::vector<std::byte>(first, first + bytes)] { std::memcpy(to, values.data(), values.size()); });
 }
 void to_host(void* to, const void* from, std::size_t bytes) {
   copy(to, from, bytes);
+  wait();
 }
 void copy(void* to, const void* from, std::size_t bytes) {
-  const Opened opened;
-  std::memcpy(to, from, bytes);
+  ask([to, from, bytes] { std::memcpy(to, from, bytes); });
 }
-void wait() {}
+void wait() {
+  refuse_in_recording();
+  arena().work(arena().asked());
+  pinned().settle();
+}
+
+void* allocate_pinned(std::size_t bytes) {
+  return pinned().take(bytes, [](std::size_t size) { return std::aligned_alloc(page, size); });
+}
+void release_pinned(void* memory) noexcept {
+  pinned().give(memory);
+}
+void start_to_accelerator(void* to, const void* from, std::size_t bytes) {
+  refuse_in_recording();
+  copy(to, from, bytes);
+}
+void start_to_host(void* to, const void* from, std::size_t bytes) {
+  refuse_in_recording();
+  std::memset(to, 0xff, bytes); // nothing has arrived yet
+  copy(to, from, bytes);
+}
+
+struct Mark::Parts {
+  std::uint64_t place = 0;
+};
+Mark::Mark() : parts_(new Parts) {}
+Mark::~Mark() = default;
+void Mark::set() {
+  refuse_in_recording();
+  parts_->place = arena().asked();
+}
+void Mark::wait() const {
+  refuse_in_recording();
+  arena().work(parts_->place);
+}
+
+Recording::Recording(const std::function<void()>& work) : parts_(new Parts) {
+  refuse_in_recording();
+  arena().record(parts_.get());
+  const struct End {
+    ~End() { arena().record(nullptr); }
+  } end;
+  work();
+  if (!parts_->living.empty() || parts_->released_others)
+    fail(ExitCode::failed, "Work for the accelerator cannot be recorded",
+         parts_->released_others ? "it releases memory that was there before" : "it keeps memory",
+         "Use train.graph=false.");
+}
+Recording::~Recording() = default;
+void Recording::replay() {
+  refuse_in_recording();
+  ask([parts = parts_] {
+    for (const Task& task : parts->tasks) task();
+  });
+}
+
 std::size_t peak_bytes() {
   return arena().peak();
 }

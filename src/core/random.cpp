@@ -7,12 +7,6 @@ namespace pluvia {
 
 namespace {
 
-std::uint64_t mix(std::uint64_t z) { // the finaliser of SplitMix64
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
 /// Natural logarithm of a normal positive number, from basic operations only: libm's rounding differs between
 /// platforms.
 double portable_log(double x) {
@@ -34,29 +28,6 @@ template <std::size_t N> double polynomial(const double (&c)[N], double x) {
 }
 
 } // namespace
-
-std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) {
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t p0 = 0xD2511F53ull * c[0], p1 = 0xCD9E8D57ull * c[2];
-    c = {static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k[0], static_cast<std::uint32_t>(p1),
-         static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k[1], static_cast<std::uint32_t>(p0)};
-    k = {k[0] + 0x9E3779B9u, k[1] + 0xBB67AE85u};
-  }
-  return c;
-}
-
-std::uint64_t random_bits(std::uint64_t seed, RandomPurpose purpose, std::uint64_t index,
-                          std::uint64_t step) {
-  const std::uint64_t key = mix(seed + 0x9e3779b97f4a7c15u * (static_cast<std::uint64_t>(purpose) + 1));
-  const auto low = [](std::uint64_t v) { return static_cast<std::uint32_t>(v); };
-  const auto high = [](std::uint64_t v) { return static_cast<std::uint32_t>(v >> 32); };
-  const auto words = philox({low(index), high(index), low(step), high(step)}, {low(key), high(key)});
-  return static_cast<std::uint64_t>(words[1]) << 32 | words[0];
-}
-
-double random_uniform(std::uint64_t seed, RandomPurpose purpose, std::uint64_t index, std::uint64_t step) {
-  return static_cast<double>(random_bits(seed, purpose, index, step) >> 11) * 0x1p-53;
-}
 
 double random_normal(std::uint64_t seed, RandomPurpose purpose, std::uint64_t index, std::uint64_t step) {
   // The middle of a uniform cell, so that 0 and 1 cannot occur.

@@ -199,7 +199,17 @@ SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, In
   SkipAttention skip{.radius = radius, .norm = make_norm(set, name + ".norm", c)};
   skip.lead_embedding =
       &set.add_weight(name + ".lead_embedding", {1, static_cast<Index>(lead_hours.size()), 1, 1, c}, 0.02);
-  skip.lead_hours = lead_hours;
+  const Shape shape = skip.lead_embedding->value.shape();
+  Tensor waves(shape);
+  for (Index lead = 0; lead < shape.t; ++lead)
+    for (Index i = 0; i < c / 2; ++i) {
+      // Wavelengths from 2 pi to 100 times 2 pi hours.
+      const double phase = lead_hours[static_cast<std::size_t>(lead)] *
+                           std::pow(100.0, -2.0 * static_cast<double>(i) / static_cast<double>(c));
+      waves.cell(0, lead, 0, 0)[2 * i] = static_cast<float>(std::sin(phase));
+      waves.cell(0, lead, 0, 0)[2 * i + 1] = static_cast<float>(std::cos(phase));
+    }
+  skip.lead_waves = &set.keep(std::move(waves));
   skip.q = make_linear(set, name + ".q", c, c, Init::xavier);
   skip.k = make_linear(set, name + ".k", c, c, Init::xavier);
   skip.v = make_linear(set, name + ".v", c, c, Init::xavier);
@@ -210,22 +220,13 @@ SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, In
 Var forward(const SkipAttention& skip, Tape& tape, Decomposition& tiles, int level, const Var& x,
             AttentionProbe* probe) {
   const Shape s = skip.lead_embedding->value.shape();
-  Tensor embedding(s);
-  set_values(embedding, values_of(skip.lead_embedding->value));
-  for (Index lead = 0; lead < s.t; ++lead)
-    for (Index i = 0; i < s.c / 2; ++i) {
-      // Wavelengths from 2 pi to 100 times 2 pi hours.
-      const double phase = skip.lead_hours[static_cast<std::size_t>(lead)] *
-                           std::pow(100.0, -2.0 * static_cast<double>(i) / static_cast<double>(s.c));
-      embedding.cell(0, lead, 0, 0)[2 * i] += static_cast<float>(std::sin(phase));
-      embedding.cell(0, lead, 0, 0)[2 * i + 1] += static_cast<float>(std::cos(phase));
-    }
+  Tensor embedding = skip.lead_embedding->value.clone();
+  add_to(embedding, *skip.lead_waves);
   const auto pull = [p = skip.lead_embedding, counts = tape.blocks().counts()](Node& node) {
     if (counts) add_gradient(*p, node.grad);
   };
-  const Device device = x->value.device();
-  const Var lead = tape.record(moved(std::move(embedding), device), {"lead embedding", s.c}, pull, {},
-                               {skip.lead_embedding});
+  const Var lead =
+      tape.record(std::move(embedding), {"lead embedding", s.c}, pull, {}, {skip.lead_embedding});
   const AttentionWindow window{tiles.every_frame(x->value.shape().t), tiles.around_y(level, skip.radius),
                                tiles.around_x(level, skip.radius)};
   const Margin keys = key_margin(tiles, level, window);

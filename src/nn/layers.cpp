@@ -50,6 +50,11 @@ Parameter& ParameterSet::add_constant(const std::string& name, Index size, float
   return *parameters_.back();
 }
 
+const Tensor& ParameterSet::keep(Tensor constant) {
+  constants_.push_back(std::make_unique<Tensor>(std::move(constant)));
+  return *constants_.back();
+}
+
 std::vector<Parameter*> ParameterSet::all() const {
   std::vector<Parameter*> out;
   for (const auto& p : parameters_) out.push_back(p.get());
@@ -71,6 +76,7 @@ void ParameterSet::move_to(Device device) {
     p->value = moved(std::move(p->value), device);
     p->grad = moved(std::move(p->grad), device);
   }
+  for (const auto& constant : constants_) *constant = moved(std::move(*constant), device);
 }
 
 void ParameterSet::zero_gradients() {

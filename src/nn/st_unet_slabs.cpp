@@ -169,7 +169,7 @@ StUnet::Descent StUnet::descend(Tape& tape, Decomposition& tiles, const std::vec
   const Shape s = x->value.shape();
   Descent out;
   // The coarsest skip is what the decoder begins with.
-  out.skip = whole(tile, s.b, static_cast<Index>(layers.skip.lead_hours.size()), settings_.channels[l],
+  out.skip = whole(tile, s.b, layers.skip.lead_embedding->value.shape().t, settings_.channels[l],
                    last ? decoder_margin(tiles, rows, l) : skip_halo(tiles, l).margin);
   const Rect coarse_tile = last ? Rect{} : tiles.tile(level + 1);
   if (!last)

@@ -6,6 +6,7 @@
 #include "pluvia/ops/attention.hpp"
 #include "pluvia/ops/conv3d.hpp"
 #include "pluvia/ops/norm.hpp"
+#include "pluvia/ops/pointwise.hpp"
 
 // The operators on the accelerator. What the operators' own headers say of shapes, margins and equations
 // holds here; pointers are to the accelerator's memory, and a view without an origin stands for what is left
@@ -15,6 +16,8 @@ namespace pluvia::kernels {
 
 void gelu(const ConstView& x, const View& y);
 void gelu_gradient(const ConstView& x, const ConstView& dy, const View& dx);
+/// The factors of all channels [C].
+void draw_channels(const Dropout& dropout, std::uint64_t layer, const View& scale);
 void scale_channels(const ConstView& x, const float* scale, const View& y);
 void blend(const ConstView& g, const ConstView& a, const ConstView& b, const View& y);
 void blend_gradients(const ConstView& g, const ConstView& a, const ConstView& b, const ConstView& dy,
@@ -71,8 +74,8 @@ void step_gates(const View& gates, const View& hidden, const View& memory);
 void pull_gates(const View& gates, const ConstView& d_hidden, const ConstView& memory_record, Index t,
                 Index row, const View& hidden, const View& memory);
 
-/// classes [cells], weights [rows]: of ordinal_loss; sums [rows]; grad may have no origin.
-void ordinal_loss(const ConstView& logits, const std::int8_t* classes, const float* weights, FixedSum* sums,
+/// classes [cells], weights [rows]: of ordinal_loss, which is added to *sum; grad may have no origin.
+void ordinal_loss(const ConstView& logits, const std::int8_t* classes, const float* weights, FixedSum* sum,
                   const View& grad);
 
 } // namespace pluvia::kernels

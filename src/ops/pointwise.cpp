@@ -1,13 +1,11 @@
 #include "pluvia/ops/pointwise.hpp"
 
 #include <cassert>
-#include <vector>
 
+#include "channel_scale.hpp"
 #include "kernels.hpp"
-#include "pluvia/core/device_array.hpp"
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/parallel_for.hpp"
-#include "pluvia/core/random.hpp"
 
 namespace pluvia {
 
@@ -40,18 +38,16 @@ void gelu_gradient(const Tensor& x, const Tensor& dy, Tensor& dx) {
   });
 }
 
-void scale_channels(const Tensor& x, const std::vector<float>& scale, Tensor& y) {
-  if (on_gpu(x)) {
-    const DeviceArray<float> there(scale);
-    return kernels::scale_channels(x.view(), there.data(), y.view());
-  }
+void scale_channels(const Tensor& x, const Tensor& scale, Tensor& y) {
+  const float* const factor = scale.cell(0, 0, 0, 0);
+  if (on_gpu(x)) return kernels::scale_channels(x.view(), factor, y.view());
   const Shape& s = x.shape();
   for_rows(s, [&](Index b, Index t, Index iy) {
     const float* in = x.cell(b, t, iy, 0);
     float* out = y.cell(b, t, iy, 0);
     for (Index ix = 0; ix < s.x; ++ix)
       for (Index c = 0; c < s.c; ++c)
-        out[ix * s.c + c] = in[ix * s.c + c] * scale[static_cast<std::size_t>(c)];
+        out[ix * s.c + c] = in[ix * s.c + c] * factor[c];
   });
 }
 
@@ -98,17 +94,18 @@ Var gelu(Tape& tape, const Var& x, Margin out_margin) {
 Var drop_channels(Tape& tape, const Var& x, const Dropout& dropout, std::uint64_t layer) {
   if (dropout.rate == 0) return x;
   const Shape s = x->value.shape();
-  std::vector<float> scale;
-  for (Index c = 0; c < s.c; ++c)
-    scale.push_back(random_uniform(dropout.seed, RandomPurpose::dropout,
-                                   layer << 32 | static_cast<std::uint64_t>(c), dropout.sample) < dropout.rate
-                        ? 0.0F
-                        : static_cast<float>(1 / (1 - dropout.rate)));
+  const auto drawn = std::make_shared<Tensor>(Shape{1, 1, 1, 1, s.c}, Margin{}, x->value.device());
+  Tensor& scale = *drawn;
+  if (on_gpu(scale))
+    kernels::draw_channels(dropout, layer, scale.view());
+  else
+    for (Index c = 0; c < s.c; ++c)
+      scale.cell(0, 0, 0, 0)[c] = channel_scale(dropout, layer, dropout.sample, c);
   Tensor y(s, {}, x->value.device());
   scale_channels(x->value, scale, y);
-  return tape.record(std::move(y), {"drop channels", s.c}, [x, s, scale](Node& node) {
+  return tape.record(std::move(y), {"drop channels", s.c}, [x, s, drawn](Node& node) {
     Tensor dx(s, x->grad_margin, x->value.device());
-    scale_channels(node.grad, scale, dx);
+    scale_channels(node.grad, *drawn, dx);
     accumulate(*x, std::move(dx));
   });
 }

@@ -1,3 +1,4 @@
+#include "channel_scale.hpp"
 #include "kernels.hpp"
 #include "pluvia/core/for_cells.hpp"
 #include "pluvia/core/math.hpp"
@@ -14,6 +15,13 @@ void gelu_gradient(const ConstView& x, const ConstView& dy, const View& dx) {
   for_cells(dx.shape, dx.shape.c, [=] PLUVIA_ANYWHERE(const CellAt& at, Index c) {
     dx.cell(at.b, at.t, at.y, at.x)[c] =
         dy.cell(at.b, at.t, at.y, at.x)[c] * gelu_slope(x.cell(at.b, at.t, at.y, at.x)[c]);
+  });
+}
+
+void draw_channels(const Dropout& dropout, std::uint64_t layer, const View& scale) {
+  float* const to = scale.origin;
+  launch(scale.shape.c, [=] PLUVIA_ANYWHERE(Index c) {
+    to[c] = channel_scale(dropout, layer, dropout.sample_there ? *dropout.sample_there : dropout.sample, c);
   });
 }
 

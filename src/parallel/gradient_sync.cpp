@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "pluvia/core/parallel_for.hpp"
+#include "pluvia/core/pinned_array.hpp"
 
 namespace pluvia {
 
@@ -15,8 +16,7 @@ template <class T> std::size_t size_of(Parameter& p) {
 }
 template <class T> void append(Parameter& p, std::vector<T>& share) {
   if constexpr (std::is_same_v<T, float>) {
-    const std::vector<float> values = values_of(p.grad);
-    share.insert(share.end(), values.begin(), values.end());
+    share.insert(share.end(), p.grad.storage().begin(), p.grad.storage().end());
   } else {
     share.insert(share.end(), p.sums.limbs().begin(), p.sums.limbs().end());
   }
@@ -30,9 +30,10 @@ template <class T> void take(Parameter& p, std::span<const T> all) {
 
 } // namespace
 
-GradientSync::GradientSync(const Communicator& comm, const std::vector<Parameter*>& parameters)
+GradientSync::GradientSync(const Communicator& comm, const std::vector<Parameter*>& parameters,
+                           DeviceLink* link)
     : exact_(!parameters.empty() && !parameters.front()->sums.empty()), alone_(comm.size() == 1),
-      parameters_(parameters.rbegin(), parameters.rend()), whole_(parameters.size(), false), floats_(comm),
+      link_(link), parameters_(parameters.rbegin(), parameters.rend()), whole_(parameters.size(), false), floats_(comm),
       limbs_(comm) {
   if (alone_) return;
   std::size_t size = 0;
@@ -68,6 +69,26 @@ template <class T> void GradientSync::start_next(PendingSums<T>& sums) {
   sums.start(std::move(share));
 }
 
+void GradientSync::start_next() {
+  if (exact_) return start_next(limbs_);
+  const Bucket bucket = buckets_[started_];
+  if (parameters_[bucket.from]->grad.device() == Device::host) return start_next(floats_);
+  ++started_;
+  std::vector<std::span<float>> gradients;
+  for (std::size_t i = bucket.from; i < bucket.to; ++i) gradients.push_back(parameters_[i]->grad.storage());
+  if (link_) return link_->start_sums(gradients);
+  std::size_t size = 0;
+  for (const auto g : gradients) size += g.size();
+  PinnedArray<float> staged(size);
+  float* to = staged.data();
+  for (const auto g : gradients) {
+    accelerator::start_to_host(to, g.data(), g.size_bytes());
+    to += g.size();
+  }
+  accelerator::wait();
+  floats_.start(std::vector<float>(staged.data(), to));
+}
+
 template <class T> void GradientSync::unpack(PendingSums<T>& sums) {
   const auto all = sums.finish();
   for (std::size_t b = 0; b < all.size(); ++b) {
@@ -100,14 +121,17 @@ void GradientSync::complete(std::span<Parameter* const> whole) {
       whole_[static_cast<std::size_t>(found - parameters_.begin())] = true;
   while (ready_ < whole_.size() && whole_[ready_]) ++ready_;
   while (started_ < buckets_.size() && buckets_[started_].to <= ready_) start_next();
-  travelling_ = !(exact_ ? limbs_.advance() : floats_.advance());
+  if (!link_) travelling_ = !(exact_ ? limbs_.advance() : floats_.advance());
   leave();
 }
 
 void GradientSync::finish() {
   enter();
   while (started_ < buckets_.size()) start_next();
-  exact_ ? unpack(limbs_) : unpack(floats_);
+  if (link_ && !alone_)
+    link_->finish();
+  else
+    exact_ ? unpack(limbs_) : unpack(floats_);
   finished_ = true;
   if (exact_)
     parallel_for(static_cast<Index>(parameters_.size()), [&](Index i) {
@@ -115,6 +139,13 @@ void GradientSync::finish() {
       p.sums.round_to(p.grad.storage());
     });
   leave();
+}
+
+GradientLink link_gradients(const Communicator& comm, int stages) {
+  if (comm.size() == 1) return {};
+  if (stages > 1) return {nullptr, "gradients are summed on the hosts: the network is cut into stages"};
+  if (!DeviceLink::possible(comm)) return {nullptr, "gradients are summed on the hosts: ranks share an accelerator"};
+  return {std::make_unique<DeviceLink>(comm), "gradients are summed from accelerator to accelerator"};
 }
 
 } // namespace pluvia

@@ -15,6 +15,7 @@ namespace {
 /// Takes the state of a strip from the part before, works on it and passes it on.
 template <class Work> void relay(Relay& line, const Shape& hidden, Index rows, Device device, Work&& work) {
   CellState state = zero_state(hidden, rows, device);
+  if (line.alone()) return work(state);
   const std::size_t half = state.hidden.storage().size();
   std::vector<float> message(2 * half);
   line.take(message);

@@ -11,16 +11,6 @@
 
 namespace pluvia {
 
-Adam make_adam(const std::vector<Parameter*>& parameters) {
-  Adam adam;
-  for (const Parameter* p : parameters) {
-    const Tensor& v = p->value;
-    adam.states.push_back(
-        {Tensor::zeros(v.shape(), {}, v.device()), Tensor::zeros(v.shape(), {}, v.device()), v.clone()});
-  }
-  return adam;
-}
-
 namespace {
 
 /// A part of one parameter, for one thread.
@@ -37,62 +27,85 @@ template <class P> std::vector<Piece> cut(const std::vector<P*>& parameters, std
   return out;
 }
 
-template <class P> bool on_gpu(const std::vector<P*>& parameters) {
-  return !parameters.empty() && parameters.front()->value.device() == Device::gpu;
+std::vector<kernels::AdamPiece> describe(Adam& adam, const std::vector<Parameter*>& parameters,
+                                         const std::vector<Piece>& pieces) {
+  std::vector<kernels::AdamPiece> out;
+  for (const Piece& piece : pieces) {
+    Parameter& p = *parameters[piece.parameter];
+    Adam::State& state = adam.states[piece.parameter];
+    out.push_back({p.grad.storage().data() + piece.from, p.value.storage().data() + piece.from,
+                   state.first.storage().data() + piece.from, state.second.storage().data() + piece.from,
+                   state.average.storage().data() + piece.from, static_cast<Index>(piece.to - piece.from),
+                   p.decay == Parameter::Decay::yes});
+  }
+  return out;
 }
-constexpr std::size_t gpu_piece = 1024;
+
+/// Of the t-th update.
+kernels::AdamRates rates_of(std::int64_t step, double learning_rate, double weight_decay) {
+  constexpr double beta1 = 0.9, beta2 = 0.98;
+  const auto t = static_cast<double>(step);
+  return {static_cast<float>(learning_rate * std::sqrt(1 - std::pow(beta2, t)) / (1 - std::pow(beta1, t))),
+          static_cast<float>(std::min(0.999, (1 + t) / (10 + t))), 1e-9F,
+          static_cast<float>(learning_rate * weight_decay)};
+}
 
 } // namespace
+
+Adam make_adam(const std::vector<Parameter*>& parameters) {
+  Adam adam;
+  for (const Parameter* p : parameters) {
+    const Tensor& v = p->value;
+    adam.states.push_back(
+        {Tensor::zeros(v.shape(), {}, v.device()), Tensor::zeros(v.shape(), {}, v.device()), v.clone()});
+  }
+  if (!parameters.empty() && parameters.front()->value.device() == Device::gpu) {
+    constexpr std::size_t piece = 1024;
+    adam.there = std::make_shared<AdamThere>();
+    adam.there->pieces = DeviceArray<kernels::AdamPiece>(describe(adam, parameters, cut(parameters, piece)));
+    adam.there->longest = piece;
+  }
+  return adam;
+}
 
 double gradient_norm(const std::vector<Parameter*>& parameters) {
   std::vector<const Parameter*> ordered(parameters.begin(), parameters.end());
   std::ranges::sort(ordered, {}, &Parameter::name);
-  std::vector<double> squares;
-  if (on_gpu(ordered)) {
-    std::vector<kernels::AdamPiece> pieces;
-    for (const Piece& piece : cut(ordered, gpu_piece))
-      pieces.push_back({.grad = ordered[piece.parameter]->grad.storage().data() + piece.from,
-                        .size = static_cast<Index>(piece.to - piece.from)});
-    squares = kernels::squares(pieces);
-  } else {
-    const std::vector<Piece> pieces = cut(ordered);
-    squares.assign(pieces.size(), 0.0);
-    parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-      const Piece& piece = pieces[static_cast<std::size_t>(i)];
-      double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
-      std::size_t lane = 0;
-      for (float g : ordered[piece.parameter]->grad.storage().subspan(piece.from, piece.to - piece.from))
-        lanes[lane++ % 8] += static_cast<double>(g) * g;
-      for (double s : lanes) squares[static_cast<std::size_t>(i)] += s;
-    });
-  }
+  const std::vector<Piece> pieces = cut(ordered);
+  std::vector<double> squares(pieces.size(), 0.0);
+  parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
+    const Piece& piece = pieces[static_cast<std::size_t>(i)];
+    double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
+    std::size_t lane = 0;
+    for (float g : ordered[piece.parameter]->grad.storage().subspan(piece.from, piece.to - piece.from))
+      lanes[lane++ % 8] += static_cast<double>(g) * g;
+    for (double s : lanes) squares[static_cast<std::size_t>(i)] += s;
+  });
   return std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
 }
 
 void update(Adam& adam, const std::vector<Parameter*>& parameters, double learning_rate, double weight_decay,
             double gradient_scale) {
-  constexpr double beta1 = 0.9, beta2 = 0.98;
-  const auto t = static_cast<double>(++adam.step);
-  const kernels::AdamRates rates{
-      static_cast<float>(learning_rate * std::sqrt(1 - std::pow(beta2, t)) / (1 - std::pow(beta1, t))),
-      static_cast<float>(gradient_scale), static_cast<float>(std::min(0.999, (1 + t) / (10 + t))), 1e-9F};
-  const bool there = on_gpu(parameters);
-  std::vector<kernels::AdamPiece> pieces;
-  for (const Piece& piece : there ? cut(parameters, gpu_piece) : cut(parameters)) {
-    Parameter& p = *parameters[piece.parameter];
-    Adam::State& state = adam.states[piece.parameter];
-    pieces.push_back(
-        {p.grad.storage().data() + piece.from, p.value.storage().data() + piece.from,
-         state.first.storage().data() + piece.from, state.second.storage().data() + piece.from,
-         state.average.storage().data() + piece.from, static_cast<Index>(piece.to - piece.from),
-         p.decay == Parameter::Decay::yes ? static_cast<float>(learning_rate * weight_decay) : 0.0F});
-  }
-  if (there) return kernels::update(pieces, rates);
+  const kernels::AdamRates rates = rates_of(++adam.step, learning_rate, weight_decay);
+  const auto scale = static_cast<float>(gradient_scale);
+  const std::vector<kernels::AdamPiece> pieces = describe(adam, parameters, cut(parameters));
   parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
     const kernels::AdamPiece p = pieces[static_cast<std::size_t>(i)];
+    const float shrink = p.decays ? rates.shrink : 0.0F;
     for (Index n = 0; n < p.size; ++n)
-      adam_step(p.grad[n], p.shrink, rates, p.value[n], p.first[n], p.second[n], p.average[n]);
+      adam_step(p.grad[n], shrink, rates, scale, p.value[n], p.first[n], p.second[n], p.average[n]);
   });
+}
+
+void send_rates(Adam& adam, double learning_rate, double weight_decay) {
+  adam.there->next_rates.next()[0] = rates_of(++adam.step, learning_rate, weight_decay);
+  adam.there->next_rates.send();
+}
+
+void update_there(Adam& adam, double clip_norm, double* norm) {
+  AdamThere& there = *adam.there;
+  kernels::gradient_norm(there.pieces, norm);
+  kernels::update(there.pieces, there.longest, there.rates.data(), clip_norm, norm);
 }
 
 void swap_average(Adam& adam, const std::vector<Parameter*>& parameters) {

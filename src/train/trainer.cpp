@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <fstream>
 #include <limits>
 #include <numeric>
@@ -28,6 +29,7 @@
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/adam.hpp"
+#include "pluvia/train/device_step.hpp"
 #include "pluvia/train/precision.hpp"
 #include "pluvia/train/run_folder.hpp"
 
@@ -94,6 +96,7 @@ public:
     if (settings.train.exact) network_.parameters().sum_in_blocks();
     if (device_ == Device::gpu) log_.info(tiles_.link_accelerators());
     if (device_ == Device::gpu && shared_) shared_->link_accelerators();
+    if (device_ == Device::gpu) prepare_device();
   }
 
   TrainOutcome run();
@@ -104,6 +107,7 @@ private:
     return std::optional<Decomposition>(std::in_place, grid_.tiles, tiles_.partition(), &grid_.channels);
   }
   Decomposition& of_steps() { return shared_ ? *shared_ : tiles_; }
+  void prepare_device();
   void prepare();
   std::vector<float> cell_areas() const;
   /// The leads that this rank works on, counted among all of them.
@@ -132,8 +136,11 @@ private:
   };
   /// Of a batch of `size` samples, of which the ranks of `comm` count some.
   Weighing weigh(const Communicator& comm, std::span<const Sample> samples, std::size_t size) const;
-  /// The loss; nothing when it or its gradient is not finite.
-  std::optional<double> step(std::int64_t number);
+  /// Does a step; on an accelerator it is under way then, as it may be until settle().
+  void step(std::int64_t number);
+  /// Looks at what the steps came to, and notes it, but for the latest `under_way`. Says which of them found a
+  /// loss or gradient that is not finite. Collective over the world.
+  std::optional<std::int64_t> settle(std::size_t under_way);
   /// Makes n validation samples, one at a time, and calls visit(i, sample) for those of this crew. All
   /// crews load theirs together, so that a failure is everybody's. Collective over the world.
   template <class Visit> void for_validation(std::size_t n, Visit&& visit) {
@@ -184,6 +191,9 @@ private:
   std::vector<Parameter*> parameters_;
   Adam adam_;
   Sampler sampler_;
+  GradientLink gradients_;           ///< of accelerators
+  std::optional<DeviceStep> there_;  ///< on an accelerator
+  std::optional<StepRecorder> recorder_;
 
   std::optional<Climatology> climatology_; ///< of the training range
   HourlyClimatology hourly_;
@@ -196,10 +206,31 @@ private:
   std::int64_t best_step_ = 0;
   std::vector<std::vector<float>> best_;
   std::string calibration_;
+  /// A step that nobody has looked at yet.
+  struct Pending {
+    std::int64_t number = 0;
+    bool observed = true;
+    double rate = 0;
+    FixedSum loss = {}; ///< as the norm, where they are not on an accelerator
+    double norm = 0;
+  };
+  std::deque<Pending> pending_;
+  double loss_ = std::numeric_limits<double>::quiet_NaN(); ///< of the latest step that was looked at
   double rate_factor_ = 1; ///< of the learning rate; less after training went back
   Checkpoint last_saved_;  ///< without fields; before the first save the start
   std::ofstream log_file_;
 };
+
+void Training::prepare_device() {
+  gradients_ = link_gradients(world_, grid_.stages.size());
+  if (!gradients_.said.empty()) log_.info(gradients_.said);
+  there_.emplace();
+  if (!settings_.train.graph) return;
+  const std::string obstacle =
+      recording_obstacle(settings_, of_steps(), world_, world_.size() == 1 || gradients_.link != nullptr);
+  if (obstacle.empty()) recorder_.emplace();
+  log_.info(obstacle.empty() ? "steps are recorded once and replayed" : "steps cannot be recorded: " + obstacle);
+}
 
 void Training::prepare() {
   if (train_ != std::vector{parse_span(settings_.data.train)})
@@ -322,7 +353,7 @@ Target Training::target_of(const Sample& sample, const std::vector<double>& area
   return target;
 }
 
-std::optional<double> Training::step(std::int64_t number) {
+void Training::step(std::int64_t number) {
   const auto seed = static_cast<std::uint64_t>(settings_.train.seed),
              first = static_cast<std::uint64_t>(number * settings_.train.batch); // of the batch's samples
   std::vector<Sample> samples;
@@ -340,12 +371,13 @@ std::optional<double> Training::step(std::int64_t number) {
                                   static_cast<std::size_t>(settings_.train.batch));
   if (weighing.pairs == 0) { // nothing observed in the whole batch: nothing to learn
     ++adam_.step;
-    note({{"step", number + 1}, {"observed", false}});
-    return std::numeric_limits<double>::quiet_NaN();
+    pending_.push_back({number, false});
+    return;
   }
-  network_.parameters().zero_gradients();
-  FixedSum losses;
-  GradientSync sync(world_, parameters_);
+  const double rate = rate_factor_ * learning_rate_at(number, settings_.train.learning_rate,
+                                                      settings_.train.warmup, settings_.train.steps);
+  Pending result{number, true, rate};
+  std::optional<GradientSync> sync;
   const auto nth = [&](int i) -> Sample& { return samples[static_cast<std::size_t>(i)]; };
   Pipeline::Batch steps{.size = static_cast<int>(samples.size())};
   steps.tape = [&] {
@@ -354,28 +386,94 @@ std::optional<double> Training::step(std::int64_t number) {
   };
   steps.load = [&](int i) {
     Sample& s = nth(i);
+    if (there_) {
+      const auto n = static_cast<std::size_t>(i);
+      return Pipeline::Sample{
+          there_->input(n), there_->base(n), {settings_.train.dropout, seed, 0, there_->sample(n)}};
+    }
     Pipeline::Sample out{.dropout = {settings_.train.dropout, seed, first + s.number}};
     if (pipeline_.first()) out.input = Tape::leaf(std::move(s.input.features));
     if (pipeline_.last()) out.base = base_leaf(tiles_, s.base, rule_.classes());
     return out;
   };
   steps.score = [&](int i, const Var& logits, const Tape& tape) {
+    if (there_)
+      return ordinal_loss(logits, there_->target(static_cast<std::size_t>(i)), tape, there_->loss());
     const FixedSum loss = ordinal_loss(logits, target_of(nth(i), weighing.areas, weighing.pairs), tape);
-    if (grid_.counts()) losses.add(loss);
+    if (grid_.counts()) result.loss.add(loss);
   };
-  steps.whole = [&](auto whole) { sync.complete(whole); };
-  pipeline_.run(steps);
-  sync.finish();
-  all_reduce(world_, std::span(&losses, 1));
-  const double loss = losses.value();
-  const double norm = gradient_norm(parameters_);
-  if (!std::isfinite(loss) || !std::isfinite(norm)) return std::nullopt;
-  const double rate = rate_factor_ * learning_rate_at(number, settings_.train.learning_rate,
-                                                      settings_.train.warmup, settings_.train.steps);
-  update(adam_, parameters_, rate, settings_.train.weight_decay,
-         std::min(1.0, settings_.train.clip_norm / norm));
-  note({{"step", number + 1}, {"loss", loss}, {"learning_rate", rate}, {"gradient_norm", norm}});
-  return loss;
+  steps.whole = [&](auto whole) { sync->complete(whole); };
+  const auto gradients = [&] {
+    network_.parameters().zero_gradients();
+    sync.emplace(world_, parameters_, gradients_.link.get());
+    pipeline_.run(steps);
+    sync->finish();
+  };
+  if (!there_) {
+    gradients();
+    all_reduce(world_, std::span(&result.loss, 1));
+    result.norm = gradient_norm(parameters_);
+    if (std::isfinite(result.loss.value()) && std::isfinite(result.norm))
+      update(adam_, parameters_, rate, settings_.train.weight_decay,
+             std::min(1.0, settings_.train.clip_norm / result.norm));
+    pending_.push_back(result);
+    return;
+  }
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    const Sample& s = samples[i];
+    Tensor base;
+    Target target;
+    if (pipeline_.last()) {
+      base = std::move(base_leaf(tiles_, s.base, rule_.classes())->value);
+      target = target_of(s, weighing.areas, weighing.pairs);
+    }
+    there_->send(i, first + s.number, s.input.features, base, target);
+  }
+  send_rates(adam_, rate, settings_.train.weight_decay);
+  const auto work = [&] {
+    there_->clear();
+    gradients();
+    update_there(adam_, settings_.train.clip_norm, there_->norm());
+  };
+  if (recorder_) {
+    std::vector<const void*> key = there_->places();
+    for (const Parameter* p : parameters_) key.push_back(p->value.storage().data());
+    recorder_->run(key, work);
+  } else {
+    work();
+  }
+  there_->post();
+  pending_.push_back(result);
+}
+
+std::optional<std::int64_t> Training::settle(std::size_t under_way) {
+  while (pending_.size() > under_way) {
+    Pending step = pending_.front();
+    pending_.pop_front();
+    if (!step.observed) {
+      loss_ = std::numeric_limits<double>::quiet_NaN();
+      note({{"step", step.number + 1}, {"observed", false}});
+      continue;
+    }
+    if (there_) {
+      const DeviceStep::Report report = there_->take();
+      if (grid_.counts()) step.loss = report.loss;
+      step.norm = report.norm;
+      all_reduce(world_, std::span(&step.loss, 1));
+    }
+    loss_ = step.loss.value();
+    if (!std::isfinite(loss_) || !std::isfinite(step.norm)) {
+      for (const Pending& later : pending_)
+        if (there_ && later.observed) there_->take();
+      pending_.clear();
+      return step.number + 1;
+    }
+    note({{"step", step.number + 1},
+          {"loss", loss_},
+          {"learning_rate", step.rate},
+          {"gradient_norm", step.norm}});
+  }
+  return std::nullopt;
 }
 
 Training::Validation Training::validate() {
@@ -592,25 +690,33 @@ TrainOutcome Training::run() {
     const auto start = std::chrono::steady_clock::now();
     const std::int64_t first = adam_.step;
     for (std::int64_t n = first; n < t.steps; n = adam_.step) {
-      const std::optional<double> loss = step(n);
-      if (!loss) {
-        roll_back(n + 1);
+      step(n);
+      const bool last_step = n + 1 == t.steps, looks = (n + 1) % t.validate_every == 0 || last_step,
+                 saves = (n + 1) % t.checkpoint_every == 0 || last_step;
+      // An accelerator is given its next step before anybody looks at what it found in this one.
+      const std::size_t under_way = there_ && !looks && !saves ? 1 : 0;
+      if (const auto diverged = settle(under_way)) {
+        roll_back(*diverged);
         continue;
       }
-      if ((n + 1) % t.validate_every == 0 || n + 1 == t.steps) last = consider(n + 1);
+      if (looks) last = consider(n + 1);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
                              static_cast<double>(n + 1 - first);
       progress.update(n + 1,
                       fmt::format("loss {:.4f}, validation {:.4f} (climatology {:.4f}), {:.2f} s a step",
-                                  *loss, last.loss, last.climatology, seconds));
+                                  loss_, last.loss, last.climatology, seconds));
       const bool stop = signals.agreed(world_);
-      if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
+      if (const auto diverged = settle(stop ? 0 : under_way)) {
+        roll_back(*diverged);
+        continue;
+      }
+      if (saves || stop) {
         Checkpoint now = snapshot(n + 1);
         save(folder, folder.at_step(n + 1), now);
         remember(std::move(now));
         prune_checkpoints(world_, folder, 2);
       }
-      if (stop && n + 1 < t.steps) {
+      if (stop && !last_step) {
         log_.info(fmt::format("asked to stop: saved at step {}; go on with train.from=latest", n + 1));
         return TrainOutcome::stopped;
       }

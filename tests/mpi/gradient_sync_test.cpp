@@ -19,12 +19,13 @@ namespace {
 constexpr Index bucket = static_cast<Index>(GradientSync::bucket_size);
 
 /// Smaller than a bucket, larger, and just as large.
-ParameterSet some_parameters(bool exact) {
+enum class Way { exact, fast, staged, linked }; ///< the latter two on accelerators
+ParameterSet some_parameters(Way way = Way::fast) {
   ParameterSet set(1);
   for (const Index size :
        {Index{3}, bucket / 2, bucket / 2, bucket + 5, Index{7}, bucket, bucket - 1, Index{1}})
     set.add_constant(std::string("p").append(std::to_string(set.all().size())), size, 0.0F);
-  if (exact) set.sum_in_blocks();
+  if (way == Way::exact) set.sum_in_blocks();
   return set;
 }
 
@@ -40,22 +41,37 @@ void fill(const ParameterSet& set, int rank) {
   }
 }
 
+/// Where gradients are summed.
+void place(ParameterSet& set, Way way) {
+  if (way == Way::staged || way == Way::linked) set.move_to(Device::gpu);
+}
+std::unique_ptr<DeviceLink> link_of(const Communicator& comm, Way way) {
+  if (way != Way::linked || !DeviceLink::possible(comm)) return nullptr;
+  return std::make_unique<DeviceLink>(comm);
+}
+bool impossible(Way way) {
+  return (way == Way::staged || way == Way::linked) && accelerator::count() == 0;
+}
+
 void expect_sums_of(const ParameterSet& set, const Communicator& comm, int ranks) {
-  ParameterSet wanted = some_parameters(false);
+  ParameterSet wanted = some_parameters();
   for (int rank = 0; rank < ranks; ++rank) fill(wanted, rank);
   for (std::size_t i = 0; i < set.all().size(); ++i)
-    EXPECT_TRUE(std::ranges::equal(set.all()[i]->grad.storage(), wanted.all()[i]->grad.storage()))
+    EXPECT_TRUE(std::ranges::equal(values_of(set.all()[i]->grad), wanted.all()[i]->grad.storage()))
         << "parameter " << i << " on rank " << comm.rank();
 }
 
-class Buckets : public ::testing::TestWithParam<bool> {};
+class Buckets : public ::testing::TestWithParam<Way> {};
 
 TEST_P(Buckets, HoldEveryParameterOnceInWhateverOrderItIsDone) {
   const Communicator world(MPI_COMM_WORLD);
-  const ParameterSet set = some_parameters(GetParam());
+  if (impossible(GetParam())) GTEST_SKIP() << "there is no GPU that CUDA can use";
+  ParameterSet set = some_parameters(GetParam());
   const std::vector<Parameter*> all = set.all();
   fill(set, world.rank());
-  GradientSync sync(world, all);
+  place(set, GetParam());
+  const auto link = link_of(world, GetParam());
+  GradientSync sync(world, all, link.get());
   Parameter other;
   sync.complete(std::vector{all[7], all[6], &other});
   sync.complete({});
@@ -67,11 +83,14 @@ TEST_P(Buckets, HoldEveryParameterOnceInWhateverOrderItIsDone) {
 
 TEST_P(Buckets, RanksWithoutSamplesTakePart) {
   const Communicator world(MPI_COMM_WORLD);
-  const ParameterSet set = some_parameters(GetParam());
+  if (impossible(GetParam())) GTEST_SKIP() << "there is no GPU that CUDA can use";
+  ParameterSet set = some_parameters(GetParam());
   const std::vector<Parameter*> all = set.all();
-  GradientSync sync(world, all);
+  if (world.rank() == 0) fill(set, 0);
+  place(set, GetParam());
+  const auto link = link_of(world, GetParam());
+  GradientSync sync(world, all, link.get());
   if (world.rank() == 0) {
-    fill(set, 0);
     for (std::size_t i = all.size(); i-- > 0;) sync.complete(std::span(all).subspan(i, 1));
   }
   sync.finish();
@@ -80,11 +99,13 @@ TEST_P(Buckets, RanksWithoutSamplesTakePart) {
 
 TEST_P(Buckets, LetOtherRanksFinishAfterAFailure) {
   const Communicator world(MPI_COMM_WORLD);
+  if (GetParam() == Way::linked || impossible(GetParam())) GTEST_SKIP() << "a link ends with what fails";
   const auto start = std::chrono::steady_clock::now();
   for (const bool everywhere : {false, true}) {
-    const ParameterSet set = some_parameters(GetParam());
+    ParameterSet set = some_parameters(GetParam());
     const std::vector<Parameter*> all = set.all();
     fill(set, world.rank());
+    place(set, GetParam());
     const auto step = [&] {
       GradientSync sync(world, all);
       if (everywhere || world.rank() == world.size() - 1) {
@@ -98,16 +119,21 @@ TEST_P(Buckets, LetOtherRanksFinishAfterAFailure) {
     else
       step();
     // Nothing is left on its way that the next sums could meet.
-    const ParameterSet next = some_parameters(GetParam());
+    ParameterSet next = some_parameters(GetParam());
     fill(next, world.rank());
+    place(next, GetParam());
     GradientSync(world, next.all()).finish();
     expect_sums_of(next, world, world.size());
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
 }
 
-INSTANTIATE_TEST_SUITE_P(Sums, Buckets, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "Exact" : "Fast"; });
+std::string way_name(const ::testing::TestParamInfo<Way>& info) {
+  const char* const names[] = {"Exact", "Fast", "AcceleratorsThroughHosts", "BetweenAccelerators"};
+  return names[static_cast<int>(info.param)];
+}
+INSTANTIATE_TEST_SUITE_P(Sums, Buckets, ::testing::Values(Way::exact, Way::fast, Way::staged, Way::linked),
+                         way_name);
 
 TEST(PendingSums, AreNotWaitedForForEverWhenARankDoesNotCome) {
   const Communicator world(MPI_COMM_WORLD), summing(MPI_COMM_WORLD);

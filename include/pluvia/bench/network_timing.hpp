@@ -1,12 +1,16 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <string>
 
 #include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/settings.hpp"
 #include "pluvia/nn/pipeline.hpp"
 #include "pluvia/ops/loss.hpp"
+#include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/adam.hpp"
+#include "pluvia/train/device_step.hpp"
 
 namespace pluvia {
 
@@ -34,6 +38,10 @@ public:
   void forecast(Profile* profile = nullptr);
   /// bench.samples a replica forward and backward, gradients summed, one update.
   StepPhases step(Profile* profile = nullptr);
+  /// Why steps cannot be recorded on an accelerator; empty: they can.
+  const std::string& obstacle() const { return obstacle_; }
+  /// The same step, recorded once and replayed. Precondition: there is no obstacle.
+  void recorded_step();
 
   std::int64_t parameters() { return network_.parameters().size(); }
   const Decomposition& tiles() const { return tiles_; }
@@ -42,6 +50,8 @@ public:
   const StUnetPorts& ports() const { return ports_; }
 
 private:
+  /// Forward and backward through all samples, and the sums of gradients; says what was summed when.
+  void gradients(StepPhases& phases, Profile* profile, const std::function<void()>& before_sums);
   const Communicator& comm_;
   ProcessGrid grid_;
   Precision precision_;
@@ -56,6 +66,10 @@ private:
   GradientBlocks blocks_;
   Var input_, base_;
   Target target_;
+  GradientLink gradients_; ///< of accelerators
+  std::optional<DeviceStep> there_;
+  std::string obstacle_ = "they are no accelerator's";
+  StepRecorder recorder_;
 };
 
 } // namespace pluvia

@@ -1,15 +1,16 @@
 #pragma once
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "pluvia/comm/communicator.hpp"
 
 namespace pluvia {
 
-/// Sends messages from accelerator to accelerator, without a detour through the hosts' memory (NCCL); the
-/// pretend accelerator's go through MPI. Messages between two ranks arrive in the order in which they were
-/// started.
+/// Sends messages from accelerator to accelerator and adds up over accelerators, without a detour through the
+/// hosts' memory (NCCL); the pretend accelerator's go through MPI. All that is started on any link is done in the
+/// order in which it was started, which must be the same on all ranks of two links that share some.
 class DeviceLink {
 public:
   struct Message {
@@ -29,7 +30,9 @@ public:
   /// Starts once the work that was asked for before is done, and travels beside what is asked for next. The
   /// data must stay until finish(). Collective: every rank starts the exchanges in the same order.
   void start(const std::vector<Message>& outgoing, const std::vector<Message>& incoming);
-  /// What is asked for next comes after all messages so far. Throws Error when a peer is lost. Local.
+  /// Starts to add up arrays over all ranks, in place; else as start(). Collective.
+  void start_sums(const std::vector<std::span<float>>& arrays);
+  /// What is asked for next comes after all that was started on this link. Throws Error when a peer is lost. Local.
   void finish();
 
 private:

@@ -8,6 +8,7 @@
 #include "pluvia/comm/device_link.hpp"
 #include "pluvia/comm/partition.hpp"
 #include "pluvia/core/device_array.hpp"
+#include "pluvia/core/pinned_array.hpp"
 #include "pluvia/core/tensor.hpp"
 
 namespace pluvia {
@@ -65,7 +66,9 @@ private:
     int peer;
     std::size_t size = 0;
     std::unique_ptr<float[]> data = {}; ///< undefined until received or packed
-    DeviceArray<float> there = {};      ///< the same on the tensors' accelerator
+    DeviceArray<float> there = {};      ///< of tensors on an accelerator
+    PinnedArray<float> staged = {};     ///< the same where it travels through the host's memory
+    std::span<float> here() { return {data ? data.get() : staged.data(), size}; }
   };
   float* pack(const HaloPlan::Piece& piece, Tensor& tensor, float* message) const;
   const float* unpack(const HaloPlan::Piece& piece, const float* message, Tensor& tensor) const;

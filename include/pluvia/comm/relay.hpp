@@ -20,6 +20,8 @@ public:
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;
 
+  /// Whether there is no other rank: nothing needs to be taken or passed.
+  bool alone() const { return before_ == MPI_PROC_NULL && after_ == MPI_PROC_NULL; }
   /// Waits for the next array of the rank before; zeros on the first rank of the line.
   void take(std::span<float> values);
   /// To the rank after, without waiting; the last rank of the line drops it.

@@ -24,7 +24,7 @@ struct FixedSum {
     high += units >> 32;
     low += units & 0xffffffff;
   }
-  void add(const FixedSum& other) { high += other.high, low += other.low, lost += other.lost; }
+  PLUVIA_ANYWHERE void add(const FixedSum& other) { high += other.high, low += other.low, lost += other.lost; }
   /// Moves whole units of the high limb out of the low one.
   void carry() { high += low >> 32, low &= 0xffffffff; }
   double value() const {

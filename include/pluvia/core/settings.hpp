@@ -87,6 +87,7 @@ struct TrainSettings {
   std::string precision = "auto";  ///< auto | f32 | bf16
   std::string keep = "everything"; ///< everything | blocks
   bool exact = false;              ///< the same bits on every process grid
+  bool graph = false;              ///< steps on accelerators are recorded once and replayed
   std::int64_t seed = 1;
   std::string output = "run";
   std::string from; ///< checkpoint to go on from, or "latest"

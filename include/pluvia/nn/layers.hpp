@@ -19,6 +19,9 @@ public:
   /// Constants: biases, gains; never decayed.
   Parameter& add_constant(const std::string& name, Index size, float value);
 
+  /// An array that is not trained and lies where the parameters do.
+  const Tensor& keep(Tensor constant);
+
   std::vector<Parameter*> all() const;
   std::int64_t size() const;
   /// Where they are; all in one place.
@@ -31,6 +34,7 @@ public:
 private:
   std::uint64_t seed_;
   std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::vector<std::unique_ptr<Tensor>> constants_;
 };
 
 enum class Init {

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "pluvia/ad/tape.hpp"
+#include "pluvia/core/device_array.hpp"
 #include "pluvia/core/fixed_sum.hpp"
 
 namespace pluvia {
@@ -18,6 +19,14 @@ struct Target {
 /// over the K + 1 classes. logits [B, leads, Y, X, K + 1]. Returns this tile's share, which adds up to the
 /// same bits on any process grid, and, when the tape records, sets the gradient of `logits`. Local.
 FixedSum ordinal_loss(const Var& logits, const Target& target, const Tape& tape);
+
+/// The same of logits on an accelerator, without waiting for it: the target is there, too, and the loss is added
+/// to *sum. Local.
+struct TargetThere {
+  const std::int8_t* classes;
+  const float* weights;
+};
+void ordinal_loss(const Var& logits, const TargetThere& target, const Tape& tape, FixedSum* sum);
 
 /// P(amount >= threshold k) for the K thresholds: sums of the upper classes of softmax(logits), so never
 /// rising with the threshold. logits and probability: K + 1 and K values. Local.

@@ -13,6 +13,9 @@ Var gelu(Tape& tape, const Var& x, Margin out_margin = {});
 struct Dropout {
   double rate = 0; ///< probability, 0..1
   std::uint64_t seed = 0, sample = 0;
+  /// Where not null, the sample's number is read there, in the accelerator's memory, when kernels run: a
+  /// recorded step is replayed for other samples.
+  const std::uint64_t* sample_there = nullptr;
 };
 
 /// Drops whole channels of x and scales the others by 1 / (1 - rate) (Tompson et al. 2015, arXiv:1411.4280);

@@ -2,11 +2,14 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "pluvia/ad/tape.hpp"
 #include "pluvia/comm/communicator.hpp"
+#include "pluvia/comm/device_link.hpp"
 #include "pluvia/comm/pending_sums.hpp"
 
 namespace pluvia {
@@ -27,8 +30,8 @@ class GradientSync {
 public:
   static constexpr std::size_t bucket_size = 262144; ///< gradients, 1 MiB; a larger parameter has its own
 
-  /// Both must outlive it. Local.
-  GradientSync(const Communicator& comm, const std::vector<Parameter*>& parameters);
+  /// All must outlive it. Over a link, where given, gradients on accelerators travel from one to the other. Local.
+  GradientSync(const Communicator& comm, const std::vector<Parameter*>& parameters, DeviceLink* link = nullptr);
   /// After a failure lets the other ranks finish.
   ~GradientSync();
   GradientSync(const GradientSync&) = delete;
@@ -37,7 +40,8 @@ public:
   /// Nothing more will be added to these on this rank: what Tape::backward tells of the step's last sample.
   /// Starts what can be started and moves what is on its way. Collective, but waits for nobody.
   void complete(std::span<Parameter* const> whole);
-  /// Starts the rest, waits for all and leaves the sums in the parameters' gradients. Collective.
+  /// Starts the rest, waits for all (over a link, the accelerator does) and leaves the sums in the parameters'
+  /// gradients. Collective.
   void finish();
 
   const GradientCost& cost() const { return cost_; }
@@ -47,13 +51,14 @@ private:
     std::size_t from, to; ///< of the parameters
   };
   template <class T> void start_next(PendingSums<T>& sums);
-  void start_next() { exact_ ? start_next(limbs_) : start_next(floats_); }
+  void start_next();
   template <class T> void unpack(PendingSums<T>& sums);
   using Clock = std::chrono::steady_clock;
   void enter();
   void leave();
 
   bool exact_, alone_;
+  DeviceLink* link_;
   std::vector<Parameter*> parameters_; ///< from the last to the first
   std::vector<Bucket> buckets_;
   std::vector<bool> whole_;
@@ -64,5 +69,14 @@ private:
   Clock::time_point last_ = Clock::now();
   GradientCost cost_;
 };
+
+/// A link that gradients of ranks in one stage can be summed over; none where they travel through the hosts'
+/// memory, which stages need: their ranks do not start messages in one order. Says for people which it is.
+/// Collective.
+struct GradientLink {
+  std::unique_ptr<DeviceLink> link;
+  std::string said;
+};
+GradientLink link_gradients(const Communicator& comm, int stages);
 
 } // namespace pluvia
