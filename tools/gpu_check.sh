@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Builds for NVIDIA GPUs and shows in one go, within ten minutes, what the program does on one: the tests of the
-# operators and of the network on the accelerator, compute-sanitizer, and benchmarks beside PyTorch.
+# operators, of the network and of recorded steps on the accelerator, compute-sanitizer, and benchmarks beside PyTorch,
+# with a forecast of a full disk.
 #   tools/gpu_check.sh [OUT]               on a machine with a GPU and all that the build needs
 #   tools/gpu_check.sh --pack FILE.tar.zst on a machine without: builds, and packs what a bare GPU machine lacks
 #   (cd UNPACKED && bash gpu_check.sh --here [OUT])   there: needs CUDA's libraries, cuDNN and NCCL, and nothing else
 # Leaves log.txt and *.json in OUT (gpu_check). Ends with status 1 when a test failed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tests=(accelerator_test operators_test st_unet_test)
+tests=(accelerator_test device_step_test gradient_sync_test operators_test st_unet_test)
 
 build() {
   cmake --preset cuda -DPLUVIA_PETSC=OFF "$@"
@@ -66,16 +67,18 @@ run() {
 check() { # PROGRAMS TESTS CONFIG REFERENCE
   nvidia-smi >"$out/nvidia-smi.txt" 2>&1 || { echo "no GPU answers to nvidia-smi" >&2; exit 1; }
   local ranks="mpirun --oversubscribe --bind-to none -np"
-  for test in "${tests[@]}"; do run "$test, 1 rank" 120 "$2/$test" --gtest_filter='*ccelerator*:*StUnet*'; done
+  for test in "${tests[@]}"; do run "$test, 1 rank" 120 "$2/$test" --gtest_filter='*ccelerator*:*StUnet*:Recording*'; done
   # Several ranks share the GPU: messages go through the host.
-  for test in operators_test st_unet_test; do
+  for test in gradient_sync_test operators_test st_unet_test; do
     run "$test, 3 ranks" 180 $ranks 3 "$2/$test" --gtest_filter='*ccelerator*:*StUnet*'
   done
   if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
-      run "$tool" 150 compute-sanitizer --tool $tool --error-exitcode 9 "$2/operators_test" \
-        --gtest_filter='*Accelerator*closed'
-    done
+    # Memory comes from a pool in the order of work: memcheck can tell when it is used too early or too late.
+    run memcheck 120 compute-sanitizer --tool memcheck --track-stream-ordered-races all --error-exitcode 9 \
+      "$2/operators_test" --gtest_filter='*Accelerator*closed'
+    run "memcheck of steps" 60 compute-sanitizer --tool memcheck --error-exitcode 9 "$2/device_step_test"
+    run racecheck 90 compute-sanitizer --tool racecheck --error-exitcode 9 "$2/operators_test" \
+      --gtest_filter='*Accelerator*closed'
   else
     echo "compute-sanitizer: not on this machine" | tee -a "$out/log.txt"
   fi
@@ -83,9 +86,12 @@ check() { # PROGRAMS TESTS CONFIG REFERENCE
     run "bench $cells" 60 "$1/pluvia" bench "$3" parallel.device=gpu bench.ny=$cells bench.nx=$cells bench.rounds=5 \
       bench.output="$out/bench_$cells.json"
   done
+  # By slabs, from the host's memory: 5424 x 5424 cells need 30 GB there.
+  run "forecast of a full disk" 150 "$1/pluvia" bench "$3" parallel.device=gpu bench.ny=5424 bench.nx=5424 \
+    bench.training=false bench.rounds=1 bench.output="$out/bench_full_disk.json"
   if python3 -c 'import torch' 2>/dev/null; then
     for how in "" --compile; do
-      run "beside PyTorch $how" 150 python3 "$4/side_by_side.py" "$3" --pluvia "$1/pluvia" --device cuda --cells 512 512 \
+      run "beside PyTorch $how" 120 python3 "$4/side_by_side.py" "$3" --pluvia "$1/pluvia" --device cuda --cells 512 512 \
         --rounds 3 $how -o "$out/side_by_side${how#-}.json"
     done
   else

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 
+#include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/random.hpp"
 #include "pluvia/core/stopwatch.hpp"
 #include "pluvia/train/precision.hpp"
@@ -23,12 +24,13 @@ Grid grid_of(Index ny, Index nx) {
 Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
   Tensor t = Tensor::apart(shape, margin);
   t.fill(0.0F);
-  std::uint64_t n = 0;
-  for (Index b = 0; b < shape.b; ++b)
-    for (Index f = 0; f < shape.t; ++f)
-      for (Index y = 0; y < shape.y; ++y)
-        for (float* v = t.cell(b, f, y, 0); v != t.cell(b, f, y, shape.x); ++v)
-          *v = static_cast<float>(random_normal(1, RandomPurpose::test, n++, stream));
+  const Index row = shape.x * shape.c;
+  parallel_for(shape.b * shape.t * shape.y, [&](Index i) {
+    float* const to = t.cell(i / shape.y / shape.t, i / shape.y % shape.t, i % shape.y, 0);
+    for (Index k = 0; k < row; ++k)
+      to[k] = static_cast<float>(
+          random_normal(1, RandomPurpose::test, static_cast<std::uint64_t>(i * row + k), stream));
+  });
   return Tape::leaf(std::move(t));
 }
 
@@ -74,6 +76,7 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
   if (device == Device::host) return;
   gradients_ = link_gradients(comm, grid_.stages.size());
   obstacle_ = recording_obstacle(settings, tiles_, comm, comm.size() == 1 || gradients_.link != nullptr);
+  if (!settings.bench.training) return; // forecasts take their input from the host
   there_.emplace();
   there_->send(0, 0, input_->value, base_->value, target_);
   input_ = there_->input(0), base_ = there_->base(0);
@@ -83,7 +86,7 @@ void NetworkTiming::forecast(Profile* profile) {
   Tape tape(Tape::Mode::forget, precision_, Tape::Keep::everything, profile);
   if (profile) profile->start();
   network_.forward(tape, tiles_, input_, base_);
-  if (input_->value.device() == Device::gpu) accelerator::wait();
+  if (network_.parameters().device() == Device::gpu) accelerator::wait();
 }
 
 void NetworkTiming::gradients(StepPhases& phases, Profile* profile, const std::function<void()>& before_sums) {

@@ -51,10 +51,8 @@ Var base_leaf(const Decomposition& tiles, const std::vector<std::vector<float>>&
 
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
             const std::vector<std::vector<float>>& base, int classes, AttentionProbe* probe) {
-  const Device device = network.parameters().device();
-  Var x = Tape::leaf(moved(std::move(input.features), device));
+  Var x = Tape::leaf(std::move(input.features));
   const Var start = base_leaf(tiles, base, classes);
-  start->value = moved(std::move(start->value), device);
   return network.forward(tape, tiles, std::move(x), start, {}, probe); // which lets go of x once it is read
 }
 

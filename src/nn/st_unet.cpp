@@ -60,6 +60,10 @@ StUnet::StUnet(const ModelSettings& settings, const StUnetPorts& ports, std::uin
   head_ = make_linear(parameters_, "head", first, (merged_ == 1 ? 4 : 1) * ports.classes, head);
 }
 
+Var on_device(Var x, Device device) {
+  return !x || x->value.device() == device ? std::move(x) : Tape::leaf(x->value.to(device));
+}
+
 Margin StUnet::input_margin() const {
   return merged_ == 1 ? Margin{} : reach(stem_.stencil);
 }
@@ -83,6 +87,7 @@ Var StUnet::forward(Tape& tape, Decomposition& tiles, Var input, const Var& base
 void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, const std::vector<Index>& rows,
                      Flow& flow, const Var& base, const Dropout& dropout, AttentionProbe* probe) {
   flow.skips.resize(levels_.size());
+  const Device device = parameters_.device();
   const auto lin = [&](const LinearLayer& layer, const Var& x, const Var& residual = nullptr) {
     return linear(tape, x, *layer.weight, *layer.bias, residual);
   };
@@ -101,6 +106,7 @@ void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, const std::v
     const int level = merged_ + piece.level;
     const bool coarsest = l + 1 == levels_.size(), by_slabs = rows[l] > 0;
     Var& skip = flow.skips[l];
+    if (!by_slabs) x = on_device(std::move(x), device), skip = on_device(std::move(skip), device);
     switch (piece.kind) {
     case Piece::Kind::encode:
       if (by_slabs) { // with all that follows on the way down
@@ -135,7 +141,9 @@ void StUnet::advance(Tape& tape, Decomposition& tiles, Span pieces, const std::v
   const bool whole_way = pieces.to == static_cast<Index>(pieces_.size());
   if (!whole_way || (rows[0] > 0 && levels_.size() > 1)) return; // slabs on the way up end with logits
   const Rect tile = tiles.tile(0);
-  x = merged_ == 0 ? lin(head_, x, base) : unmerge(tape, lin(head_, x), tile.height(), tile.width(), base);
+  x = on_device(std::move(x), device);
+  const Var start = on_device(base, device);
+  x = merged_ == 0 ? lin(head_, x, start) : unmerge(tape, lin(head_, x), tile.height(), tile.width(), start);
 }
 
 } // namespace pluvia

@@ -2,11 +2,10 @@
 // its operators see around it, by this rank alone: each level exchanges its input once, as deep as all of its
 // operators see together. What is computed too near the edge of a window is wrong and left out; where that
 // edge is the domain's, it is the edge that the operators know. Every operator makes the same bits wherever
-// the edges of its tile lie, so slabs do, too.
+// the edges of its tile lie, so slabs do, too. Whole levels are in the host's memory; slabs are where the network
+// is, so that an accelerator takes domains that would not fit there.
 #include <algorithm>
-#include <cstring>
 
-#include "pluvia/core/parallel_for.hpp"
 #include "pluvia/nn/st_unet.hpp"
 #include "pluvia/ops/linear.hpp"
 #include "pluvia/ops/resample.hpp"
@@ -19,23 +18,18 @@ namespace {
 /// hold them in its margins.
 void copy_cells(const Tensor& from, const Rect& from_cells, Tensor& to, const Rect& to_cells,
                 const Rect& part) {
-  const Shape& s = from.shape();
-  const Index frames = s.b * s.t, height = part.height();
-  const auto bytes = static_cast<std::size_t>(part.width() * s.c) * sizeof(float);
-  parallel_for(frames * height, [&](Index i) {
-    const Index b = i / height / s.t, t = i / height % s.t, y = part.y0 + i % height;
-    std::memcpy(to.cell(b, t, y - to_cells.y0, part.x0 - to_cells.x0),
-                from.cell(b, t, y - from_cells.y0, part.x0 - from_cells.x0), bytes);
-  });
+  if (from.device() != to.device()) return copy_cells(from.to(to.device()), from_cells, to, to_cells, part);
+  copy_cells(from, {part.y0 - from_cells.y0, part.x0 - from_cells.x0}, to,
+             {part.y0 - to_cells.y0, part.x0 - to_cells.x0}, part.height(), part.width());
 }
 
-/// The cells of `part` alone, out of `cells`.
-Var cut(const Var& x, const Rect& cells, const Rect& part, Margin margin = {}) {
+/// The cells of `part` alone, out of `cells`, for a device.
+Var cut(const Var& x, const Rect& cells, const Rect& part, Device device, Margin margin = {}) {
   Shape s = x->value.shape();
   s.y = part.height(), s.x = part.width();
-  Tensor out(s, margin);
+  Tensor out(s, margin, x->value.device());
   copy_cells(x->value, cells, out, part, part);
-  return Tape::leaf(std::move(out));
+  return Tape::leaf(moved(std::move(out), device));
 }
 
 /// A tile's values, as its slabs come.
@@ -45,6 +39,7 @@ Var whole(const Rect& tile, Index samples, Index frames, Index channels, Margin 
 
 /// x with its margins filled; a copy where it has others.
 Var filled(Decomposition& tiles, int level, const HaloPlan& plan, Var x) {
+  x = on_device(std::move(x), Device::host);
   if (plan.sends.empty() && plan.receives.empty()) return x;
   if (x->value.margin() != plan.margin) x = Tape::leaf(x->value.clone(plan.margin));
   tiles.exchange(plan, {&x->value}, {"slabs", level}).finish();
@@ -101,7 +96,8 @@ std::vector<Index> StUnet::slab_rows(const Decomposition& tiles, Index frames, c
                         partition.tiling.cols() > 1;
       return block.settings.global == "none" && !torn;
     });
-    const Index fit = slab.values / (frames * widest * settings_.channels[l]);
+    const Index values = slab.values * (parameters_.device() == Device::gpu ? 16 : 1);
+    const Index fit = values / (frames * widest * settings_.channels[l]);
     constexpr Index step = 16; // of blocks of attention and of coarser cells
     const Index rows = std::max(slab.rows, fit > step ? fit / step * step : fit / 2 * 2);
     if (possible && rows < tallest) out[l] = rows;
@@ -161,6 +157,7 @@ Margin StUnet::decoder_margin(const Decomposition& tiles, const std::vector<Inde
 StUnet::Descent StUnet::descend(Tape& tape, Decomposition& tiles, const std::vector<Index>& rows,
                                 std::size_t l, Var x) {
   const Level& layers = levels_[l];
+  const Device device = parameters_.device();
   const Tiling& tiling = tiles.tiling();
   const bool first = l == 0, last = l + 1 == levels_.size(), merges = first && merged_ == 1;
   const int level = merged_ + static_cast<int>(l);
@@ -180,15 +177,15 @@ StUnet::Descent StUnet::descend(Tape& tape, Decomposition& tiles, const std::vec
     Window window(tiles, level, seen);
     // Later slabs see no row before.
     discard_before(x, merges ? tiles.tile(0) : tile, merges ? 2 * seen.y0 : seen.y0);
-    Var v = merges ? cut(x, tiles.tile(0), tiling.existing(0, finer(seen)))
-                   : cut(x, tile, seen, first ? input_margin() : Margin{});
+    Var v = merges ? cut(x, tiles.tile(0), tiling.existing(0, finer(seen)), device)
+                   : cut(x, tile, seen, device, first ? input_margin() : Margin{});
     if (first) v = begin(tape, window.tiles(), std::move(v));
     v = pluvia::forward(layers.encode, tape, window.tiles(), level, v);
     for (const SpaceTimeBlock& block : layers.attention)
       v = pluvia::forward(block, tape, window.tiles(), level, v);
-    v = cut(v, seen, asked);
+    v = cut(v, seen, asked, device);
     if (!last) {
-      const Var coarse = apply(tape, layers.down, merge(tape, cut(v, asked, slab)));
+      const Var coarse = apply(tape, layers.down, merge(tape, cut(v, asked, slab, device)));
       copy_cells(coarse->value, coarser(slab), out.next->value, coarse_tile, coarser(slab));
     }
     Window around(tiles, level, asked);
@@ -201,6 +198,7 @@ StUnet::Descent StUnet::descend(Tape& tape, Decomposition& tiles, const std::vec
 Var StUnet::ascend(Tape& tape, Decomposition& tiles, const std::vector<Index>& rows, std::size_t l, Var d,
                    Var skip, const Var& base) {
   const Level& layers = levels_[l];
+  const Device device = parameters_.device();
   const Tiling& tiling = tiles.tiling();
   const int level = merged_ + static_cast<int>(l);
   const Rect tile = tiles.tile(level), coarse_tile = tiles.tile(level + 1), finest = tiles.tile(0);
@@ -214,18 +212,19 @@ Var StUnet::ascend(Tape& tape, Decomposition& tiles, const std::vector<Index>& r
     Window window(tiles, level, seen);
     discard_before(d, coarse_tile, coarser(seen).y0);
     discard_before(skip, tile, seen.y0);
-    Var v = apply(tape, layers.up, cut(d, coarse_tile, coarser(seen)));
-    v = unmerge(tape, v, seen.height(), seen.width(), cut(skip, tile, seen));
+    Var v = apply(tape, layers.up, cut(d, coarse_tile, coarser(seen), device));
+    v = unmerge(tape, v, seen.height(), seen.width(), cut(skip, tile, seen, device));
     v = pluvia::forward(layers.decode, tape, window.tiles(), level, v);
     if (l > 0) {
       copy_cells(v->value, seen, out->value, tile, slab);
       continue;
     }
-    v = cut(v, seen, slab);
+    v = cut(v, seen, slab, device);
     const Rect cells = merged_ == 0 ? slab : tiling.existing(0, finer(slab));
     v = merged_ == 0
-            ? apply(tape, head_, v, cut(base, finest, cells))
-            : unmerge(tape, apply(tape, head_, v), cells.height(), cells.width(), cut(base, finest, cells));
+            ? apply(tape, head_, v, cut(base, finest, cells, device))
+            : unmerge(tape, apply(tape, head_, v), cells.height(), cells.width(),
+                      cut(base, finest, cells, device));
     copy_cells(v->value, cells, out->value, finest, cells);
   }
   return out;

@@ -188,21 +188,23 @@ void plan_filter_gradient(Plan& plan) {
   plan.filter_bytes = best.memory;
 }
 
-/// D = A B, all stored column by column; D has m rows and n columns.
+/// D = A B + C + bias, all stored column by column; D and C have m rows and n columns, the bias is the same for all
+/// columns; both may be null. None lies in D but C, and D is 256 bytes aligned as all others are.
 struct Matrix {
   const Bf16* values;
   Index rows, columns; ///< as stored, column by column
   cublasOperation_t use;
 };
-void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n) {
+void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n, const float* c = nullptr,
+              const float* bias = nullptr) {
   struct Kept {
     cublasLtMatmulDesc_t how;
     cublasLtMatrixLayout_t a, b, d;
     cublasLtMatmulAlgo_t algorithm;
     std::size_t bytes;
   };
-  static std::map<std::array<Index, 8>, Kept> kept;
-  const std::array<Index, 8> key{a.rows, a.columns, a.use, b.rows, b.columns, b.use, m, n};
+  static std::map<std::array<Index, 9>, Kept> kept;
+  const std::array<Index, 9> key{a.rows, a.columns, a.use, b.rows, b.columns, b.use, m, n, bias ? 1 : 0};
   auto found = kept.find(key);
   if (found == kept.end()) {
     Kept make{};
@@ -212,6 +214,11 @@ void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n) {
           failed);
     check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_TRANSB, &b.use, sizeof b.use),
           failed);
+    if (bias) { // of values of D's type, as it is where nothing else is said
+      const cublasLtEpilogue_t with_bias = CUBLASLT_EPILOGUE_BIAS;
+      check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias, sizeof with_bias),
+            failed);
+    }
     check(cublasLtMatrixLayoutCreate(&make.a, CUDA_R_16BF, a.rows, a.columns, a.rows), failed);
     check(cublasLtMatrixLayoutCreate(&make.b, CUDA_R_16BF, b.rows, b.columns, b.rows), failed);
     check(cublasLtMatrixLayoutCreate(&make.d, CUDA_R_32F, m, n, m), failed);
@@ -234,10 +241,18 @@ void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n) {
   }
   const Kept& use = found->second;
   DeviceArray<std::byte> workspace(use.bytes);
-  const float one = 1, zero = 0;
-  check(cublasLtMatmul(products(), use.how, &one, a.values, use.a, b.values, use.b, &zero, d, use.d, d, use.d,
+  if (bias)
+    check(cublasLtMatmulDescSetAttribute(use.how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias),
+          "A product of matrices cannot be described");
+  const float one = 1, of_c = c ? 1 : 0;
+  check(cublasLtMatmul(products(), use.how, &one, a.values, use.a, b.values, use.b, &of_c, c ? c : d, use.d, d, use.d,
                        &use.algorithm, workspace.data(), use.bytes, cuda::stream()),
         "A product of matrices failed");
+}
+
+bool dense(const ConstView& v) {
+  const Shape& s = v.shape;
+  return v.stride_y == s.x * s.c && v.stride_t == s.y * v.stride_y && v.stride_b == s.t * v.stride_t;
 }
 
 /// y = x W in every cell.
@@ -247,9 +262,12 @@ void linear(const ConstView& x, const float* weight, Weights form, const float* 
   const Index c_in = operand.shape.c, c_out = padded(y.shape.c), cells = x.shape.cells();
   // Filters [C_out, C_in]: stored by columns, a matrix of C_in rows.
   const DeviceArray<Bf16> w = pack_filters(weight, form, 1, x.shape.c, y.shape.c);
+  const Matrix weights{w.data(), c_in, c_out, CUBLAS_OP_T}, cell_values{operand.values.data(), c_in, cells, CUBLAS_OP_N};
+  // Into y itself where that has no gaps: a pass through it less.
+  if (c_out == y.shape.c && dense(y) && (!residual.origin || dense(residual)))
+    return multiply(weights, cell_values, y.origin, c_out, cells, residual.origin, bias);
   DeviceArray<float> made(static_cast<std::size_t>(cells * c_out));
-  multiply({w.data(), c_in, c_out, CUBLAS_OP_T}, {operand.values.data(), c_in, cells, CUBLAS_OP_N},
-           made.data(), c_out, cells);
+  multiply(weights, cell_values, made.data(), c_out, cells);
   finish(made.data(), c_out, bias, residual, y);
 }
 

@@ -24,6 +24,7 @@ void blend_gradients(const ConstView& g, const ConstView& a, const ConstView& b,
                      const View& dg, const View& da, const View& db);
 
 void merge(const ConstView& fine, const View& coarse);
+void copy_cells(const ConstView& from, const View& to, Index height, Index width);
 void unmerge(const ConstView& coarse, const ConstView& addend, const View& fine);
 
 void layer_norm(Activation activation, const ConstView& x, const float* gain, const float* bias,

@@ -74,4 +74,18 @@ Var unmerge(Tape& tape, const Var& x, Index height, Index width, const Var& adde
   });
 }
 
+void copy_cells(const Tensor& from, Corner at, Tensor& to, Corner there, Index height, Index width) {
+  const Shape& s = from.shape();
+  if (from.device() == Device::gpu) {
+    ConstView source = from.view();
+    View target = to.view();
+    source.origin = from.cell(0, 0, at.y, at.x), target.origin = to.cell(0, 0, there.y, there.x);
+    return kernels::copy_cells(source, target, height, width);
+  }
+  parallel_for(s.b * s.t * height, [&](Index i) {
+    const Index b = i / height / s.t, t = i / height % s.t, y = i % height;
+    std::memcpy(to.cell(b, t, there.y + y, there.x), from.cell(b, t, at.y + y, at.x), bytes(width * s.c));
+  });
+}
+
 } // namespace pluvia

@@ -22,4 +22,11 @@ void unmerge(const ConstView& coarse, const ConstView& addend, const View& fine)
   });
 }
 
+void copy_cells(const ConstView& from, const View& to, Index height, Index width) {
+  const Shape part{from.shape.b, from.shape.t, height, width, from.shape.c};
+  for_cells(part, part.c, [=] PLUVIA_ANYWHERE(const CellAt& at, Index c) {
+    to.cell(at.b, at.t, at.y, at.x)[c] = from.cell(at.b, at.t, at.y, at.x)[c];
+  });
+}
+
 } // namespace pluvia::kernels

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paths of a GPU, walked on the pretend accelerator: forecasts are the same bytes, logits included, as the
-# processor's on several process grids; training follows the processor's loss; a GPU that is not there, and exact
-# training on one, are refused.
+# processor's on several process grids; training follows the processor's loss, and is the same to the byte when its
+# steps are recorded and replayed; a GPU that is not there, and exact training on one, are refused.
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -35,10 +35,22 @@ print(f"{len(cpu)} steps: losses {cpu[0]:.4f} to {cpu[-1]:.4f}, at most {worst:.
 assert len(cpu) == len(accelerator) >= 2 and worst < 2e-3 and cpu[0] != cpu[-1]
 END
 
+for what in 'halos travel' 'gradients are summed'; do
+  grep -q "$what from accelerator to accelerator" log || { echo "not said how $what"; cat log; exit 1; }
+done
+# A validation in between, which takes memory of its own and other weights.
+for graph in false true; do
+  run 1 train deck.yaml model.head_init=random model.channels=[16,32] train.steps=5 train.dropout=0.3 train.validate_every=4 \
+    parallel.device=pretend train.graph=$graph train.output=graph_$graph >log 2>&1 || { cat log; exit 1; }
+done
+grep -q 'steps are recorded once and replayed' log
+cmp graph_false/log.jsonl graph_true/log.jsonl
+run 2 train deck.yaml model.channels=[16] train.steps=1 parallel.device=pretend train.graph=true train.output=unrecorded >log 2>&1 || { cat log; exit 1; }
+[ "$(grep -c 'steps cannot be recorded: messages of pretend' log)" -eq 1 ]
+
 forecast() { # FOLDER RANKS KEY=VALUE ...
   run "$2" forecast deck.yaml "${model[@]}" "${@:3}" train.output=cpu forecast.output="$1" >log 2>&1 || { cat log; exit 1; }
 }
-grep -q 'halos travel from accelerator to accelerator' log || { echo "not said how halos travel"; cat log; exit 1; }
 forecast cpu_forecast 1 parallel.device=cpu
 "$python" "$here/compare_forecasts.py" --vary cpu_forecast
 for way in "1" "3" "2 parallel.time=2"; do

@@ -39,11 +39,12 @@ Var field(const Rect& tile, const Rect& domain, Index t, Index c, std::uint64_t 
   return Tape::leaf(test::field(tile, domain, t, c, seed, margin));
 }
 
-Var logits(StUnet& net, Tape& tape, Decomposition& tiles, const SlabSize& slab = {}) {
+Var logits(StUnet& net, Tape& tape, Decomposition& tiles, const SlabSize& slab = {},
+           Device device = Device::host) {
   const Rect tile = tiles.tile(0), domain = tiles.domain(0);
   const Var x = field(tile, domain, frames, inputs, 1, net.input_margin()),
             base = field(tile, domain, static_cast<Index>(leads.size()), classes, 2);
-  for (const Var& v : {x, base}) v->value = moved(std::move(v->value), net.parameters().device());
+  for (const Var& v : {x, base}) v->value = moved(std::move(v->value), device);
   return net.forward(tape, tiles, x, base, {}, nullptr, slab);
 }
 
@@ -96,13 +97,15 @@ TEST_P(StUnetOn, EveryProcessGridGivesTheSameBits) {
       omp_set_num_threads(threads);
       Decomposition tiles(world, Tiling(c.ny, c.nx, levels, rows, world.size() / rows, c.edge));
       net.parameters().move_to(device);
-      const Var many = logits(net, tape, tiles);
+      const Var many = logits(net, tape, tiles, {}, device);
       const auto same = [&](const Var& many, const std::string& how) {
         EXPECT_EQ(differences(moved(std::move(many->value), Device::host), single->value, tiles.tile(0)), 0)
             << rows << " rows, " << threads << " threads" << how;
       };
       if (device == Device::gpu) {
         same(many, ", on the accelerator");
+        for (const Index slab : {2, 10})
+          same(logits(net, tape, tiles, {0, slab}), ", accelerator, slabs of " + std::to_string(slab));
         continue;
       }
       same(many, "");

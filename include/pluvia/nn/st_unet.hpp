@@ -26,6 +26,9 @@ struct SlabSize {
 /// merged.
 int levels_of(const ModelSettings& settings);
 
+/// x itself where it lies there, or a copy for a pass without gradients.
+Var on_device(Var x, Device device);
+
 /// The spatio-temporal U-Net: a causal 3-D convolution encoder with space-time attention on chosen levels,
 /// skips by lead-time queries, and a decoder over leads. Its parameters are replicated; its activations are
 /// tiled.
@@ -44,7 +47,9 @@ public:
   /// An input that is moved in is let go of as soon as it has been read.
   /// When the tape forgets, levels whose tiles have more rows than a slab are computed slab by slab, to the
   /// same bits: what lies between the input of such a level and its skip never exists as a whole. Not so with
-  /// a probe, with frames over ranks, on accelerators, and on levels with global attention. Collective over tiles.comm().
+  /// a probe, with frames over ranks, and on levels with global attention. Where the network is on an accelerator
+  /// and the input is not, slabs go there and back and the rest moves there; slabs are sixteen times as large then.
+  /// Collective over tiles.comm().
   Var forward(Tape& tape, Decomposition& tiles, Var input, const Var& base,
               const Dropout& dropout = {}, AttentionProbe* probe = nullptr, const SlabSize& slab = {});
   /// What flows from one piece to the next, and what the way down has left for the way up.
