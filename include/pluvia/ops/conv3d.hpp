@@ -1,6 +1,5 @@
 #pragma once
 #include <span>
-#include <vector>
 
 #include "pluvia/ad/profile.hpp"
 #include "pluvia/core/precision.hpp"
@@ -28,8 +27,9 @@ Margin reach(const Stencil& s);
 struct PackedWeights {
   Stencil stencil;
   int c_in = 0, c_out = 0;
-  int block = 0;           ///< output channels computed together
-  std::vector<float> data; ///< [blocks, taps, C_in, block], zero beyond C_out
+  int block = 0; ///< output channels computed together
+  Tensor data;   ///< [1, blocks, taps, C_in, block], zero beyond C_out
+  int blocks() const { return (c_out + block - 1) / block; }
 };
 PackedWeights pack(const Tensor& weight, const Stencil& stencil);
 /// For the gradient of the input: taps mirrored, channels exchanged.
