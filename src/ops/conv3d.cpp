@@ -114,6 +114,12 @@ Index flat_row(Index channels) {
   return std::clamp<Index>(values / channels / tile_cells, 1, 16) * tile_cells;
 }
 
+/// Rows of at most this length that are as even as their number is for so many threads.
+Index even_rows(Index cells, Index length) {
+  constexpr Index threads = 16;
+  return std::min(cells, round_up((cells + length - 1) / length, threads));
+}
+
 std::vector<Index> tap_offsets(const Tensor& x, const Stencil& s) {
   std::vector<Index> offsets;
   offsets.reserve(static_cast<std::size_t>(s.taps()));
@@ -224,8 +230,11 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   const std::vector<Index> offsets = tap_offsets(x, w.stencil);
   std::vector<float> padded_bias(static_cast<std::size_t>(blocks) * w.block, 0.0F);
   if (bias) std::copy_n(bias, w.c_out, padded_bias.begin());
-  const Rows rows(s, taps == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
-                  flat_row(w.c_in + w.c_out));
+  // Where every cell stands by itself and follows the one before, rows may be cut anywhere.
+  const bool flat =
+      parts.empty() && taps == 1 && x.dense() && y.dense() && (!residual || residual->dense());
+  const OutputPart whole{{0, s.t}, {0, s.y}, {0, s.x}};
+  if (parts.empty()) parts = {&whole, 1};
 
   const auto convolve_cells = [&](Index block, Index cells, const float* xr, const float* rr, float* yr) {
     const Index first = block * w.block;
@@ -244,11 +253,14 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   std::vector<Index> ends;
   for (const OutputPart& part : parts)
     ends.push_back((ends.empty() ? 0 : ends.back()) + s.b * part.t.size() * part.y.size());
-  const Index count = parts.empty() ? rows.count : ends.back();
+  const Index count = flat ? even_rows(s.cells(), flat_row(w.c_in + w.c_out)) : ends.back();
   const auto convolve_row = [&](Index block, Index row) {
-    if (parts.empty())
-      return convolve_cells(block, rows.cells_of(row), rows.start(x, row),
-                            residual ? rows.start(*residual, row) : nullptr, rows.start(y, row));
+    if (flat) {
+      const Index first = s.cells() * row / count, last = s.cells() * (row + 1) / count;
+      return convolve_cells(block, last - first, x.cell(0, 0, 0, 0) + first * w.c_in,
+                            residual ? residual->cell(0, 0, 0, 0) + first * w.c_out : nullptr,
+                            y.cell(0, 0, 0, 0) + first * w.c_out);
+    }
     const auto n = static_cast<std::size_t>(std::ranges::upper_bound(ends, row) - ends.begin());
     const OutputPart& part = parts[n];
     if (n > 0) row -= ends[n - 1];

@@ -37,6 +37,21 @@ template <class P> std::vector<Piece> cut(const std::vector<P*>& parameters, std
   return out;
 }
 
+/// Calls f(i) for every piece, of about as many values on each thread.
+template <class F> void for_pieces(const std::vector<Piece>& pieces, F&& f) {
+  constexpr std::size_t tasks = 64;
+  std::size_t total = 0, before = 0;
+  for (const Piece& p : pieces) total += p.to - p.from;
+  std::vector<std::size_t> first; // piece of each task
+  for (std::size_t i = 0; i < pieces.size(); before += pieces[i].to - pieces[i].from, ++i)
+    while (first.size() * total <= before * tasks) first.push_back(i);
+  first.push_back(pieces.size());
+  parallel_for(static_cast<Index>(first.size()) - 1, [&](Index task) {
+    const auto t = static_cast<std::size_t>(task);
+    for (std::size_t i = first[t]; i < first[t + 1]; ++i) f(i);
+  });
+}
+
 template <class P> bool on_gpu(const std::vector<P*>& parameters) {
   return !parameters.empty() && parameters.front()->value.device() == Device::gpu;
 }
@@ -57,13 +72,13 @@ double gradient_norm(const std::vector<Parameter*>& parameters) {
   } else {
     const std::vector<Piece> pieces = cut(ordered);
     squares.assign(pieces.size(), 0.0);
-    parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-      const Piece& piece = pieces[static_cast<std::size_t>(i)];
+    for_pieces(pieces, [&](std::size_t i) {
+      const Piece& piece = pieces[i];
       double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
       std::size_t lane = 0;
       for (float g : ordered[piece.parameter]->grad.storage().subspan(piece.from, piece.to - piece.from))
         lanes[lane++ % 8] += static_cast<double>(g) * g;
-      for (double s : lanes) squares[static_cast<std::size_t>(i)] += s;
+      for (double s : lanes) squares[i] += s;
     });
   }
   return std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
@@ -78,7 +93,8 @@ void update(Adam& adam, const std::vector<Parameter*>& parameters, double learni
       static_cast<float>(gradient_scale), static_cast<float>(std::min(0.999, (1 + t) / (10 + t))), 1e-9F};
   const bool there = on_gpu(parameters);
   std::vector<kernels::AdamPiece> pieces;
-  for (const Piece& piece : there ? cut(parameters, gpu_piece) : cut(parameters)) {
+  const std::vector<Piece> parts = there ? cut(parameters, gpu_piece) : cut(parameters);
+  for (const Piece& piece : parts) {
     Parameter& p = *parameters[piece.parameter];
     Adam::State& state = adam.states[piece.parameter];
     pieces.push_back(
@@ -88,8 +104,8 @@ void update(Adam& adam, const std::vector<Parameter*>& parameters, double learni
          p.decay == Parameter::Decay::yes ? static_cast<float>(learning_rate * weight_decay) : 0.0F});
   }
   if (there) return kernels::update(pieces, rates);
-  parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-    const kernels::AdamPiece p = pieces[static_cast<std::size_t>(i)];
+  for_pieces(parts, [&](std::size_t i) {
+    const kernels::AdamPiece p = pieces[i];
     for (Index n = 0; n < p.size; ++n)
       adam_step(p.grad[n], p.shrink, rates, p.value[n], p.first[n], p.second[n], p.average[n]);
   });
