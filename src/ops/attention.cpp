@@ -38,16 +38,29 @@ void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   });
 }
 
-} // namespace
+enum class Patches { all, inside, rim };
 
-void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
-            TileOrigin origin, Tensor& o, Tensor& log_sum) {
-  if (k.device() == Device::gpu)
-    return kernels::attend(q.view(), k.view(), v.view(), window, origin, o.view(), log_sum.view());
-  if (stays_home(window)) return attend_home(q, k, v, window, origin, o, log_sum);
+/// Are all keys that a patch sees in frame t cells and frames of the tile's own?
+bool is_inside(const Patch& patch, const AttentionWindow& window, TileOrigin origin, Index t,
+               const Shape& keys) {
+  // Windows rise with the query, and so do the cells of a patch.
+  const auto within = [](const AxisWindow& axis, Index first, Index last, Index start, Index extent) {
+    return axis.keys(first + start).from >= start && axis.keys(last + start).to <= start + extent;
+  };
+  const Span frames = key_frames(window, origin, t);
+  return frames.from >= 0 && frames.to <= keys.t &&
+         within(window.y, patch.y[0], patch.y[patch.n - 1], origin.y, keys.y) &&
+         within(window.x, patch.x[0], patch.x[patch.n - 1], origin.x, keys.x);
+}
+
+/// Every cell attends to cells around it.
+void attend_around(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
+                   TileOrigin origin, Patches which, Tensor& o, Tensor& log_sum) {
   const Shape& s = o.shape();
   const bool shared = shared_queries(window);
   for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
+    if (which != Patches::all && is_inside(patch, window, origin, t, k.shape()) != (which == Patches::inside))
+      return;
     const Shared box(patch, window, origin, &AxisWindow::keys);
     const Span frames = key_frames(window, origin, t);
     const Index n = frames.size() * box.cells();
@@ -70,6 +83,22 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWi
       for (int i = 0; i < patch.n; ++i) log_sum.cell(b, t, patch.y[i], patch.x[i])[h] = norm.log_sum.v[i];
     }
   });
+}
+
+} // namespace
+
+void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
+            TileOrigin origin, Tensor& o, Tensor& log_sum, const Arrival& arrival) {
+  const bool gpu = k.device() == Device::gpu;
+  if (arrival && !gpu && !stays_home(window)) {
+    attend_around(q, k, v, window, origin, Patches::inside, o, log_sum);
+    arrival();
+    return attend_around(q, k, v, window, origin, Patches::rim, o, log_sum);
+  }
+  if (arrival) arrival();
+  if (gpu) return kernels::attend(q.view(), k.view(), v.view(), window, origin, o.view(), log_sum.view());
+  if (stays_home(window)) return attend_home(q, k, v, window, origin, o, log_sum);
+  attend_around(q, k, v, window, origin, Patches::all, o, log_sum);
 }
 
 std::vector<float> attention_weights(const Tensor& q, const Tensor& k, const AttentionWindow& window,

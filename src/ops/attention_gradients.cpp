@@ -223,12 +223,14 @@ void gradients_on_accelerator(const Tensor& q, const Tensor& k, const Tensor& v,
 
 void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv, OrderFreeSums* shared_sums) {
-  if (k.device() == Device::gpu)
-    return gradients_on_accelerator(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv);
-  if (stays_home(window))
-    return pull_home(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv, shared_sums);
-  if (dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);
+                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv, OrderFreeSums* shared_sums,
+                      const Arrival& arrival) {
+  const bool gpu = k.device() == Device::gpu, around = !gpu && !stays_home(window);
+  // Queries need nothing of other tiles but keys and values, which are there since the forward pass.
+  if (around && dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);
+  if (arrival) arrival();
+  if (gpu) return gradients_on_accelerator(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv);
+  if (!around) return pull_home(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv, shared_sums);
   pull_keys(q, k, v, d_o, log_sum, delta, window, origin, dk, dv);
 }
 

@@ -40,8 +40,8 @@ int channel_block(int c_out) {
 }
 
 PackedWeights unpacked(const Stencil& stencil, Index c_in, Index c_out) {
-  PackedWeights p{stencil, static_cast<int>(c_in), static_cast<int>(c_out),
-                  channel_block(static_cast<int>(c_out)), {}};
+  PackedWeights p{
+      stencil, static_cast<int>(c_in), static_cast<int>(c_out), channel_block(static_cast<int>(c_out)), {}};
   p.data = Tensor({1, p.blocks(), stencil.taps(), c_in, p.block});
   return p;
 }
@@ -231,8 +231,7 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   std::vector<float> padded_bias(static_cast<std::size_t>(blocks) * w.block, 0.0F);
   if (bias) std::copy_n(bias, w.c_out, padded_bias.begin());
   // Where every cell stands by itself and follows the one before, rows may be cut anywhere.
-  const bool flat =
-      parts.empty() && taps == 1 && x.dense() && y.dense() && (!residual || residual->dense());
+  const bool flat = parts.empty() && taps == 1 && x.dense() && y.dense() && (!residual || residual->dense());
   const OutputPart whole{{0, s.t}, {0, s.y}, {0, s.x}};
   if (parts.empty()) parts = {&whole, 1};
 
