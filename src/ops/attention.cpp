@@ -19,22 +19,25 @@ void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   const Shape& s = o.shape();
   const bool shared = shared_queries(window);
   const Span held = frames_at_hand(k);
-  for_strips(s, [&](Index b, Index, const Patch& patch) {
-    std::vector<Lanes> scores(static_cast<std::size_t>(held.size()));
-    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
-      const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
-      for (Index t = 0; t < s.t; ++t) {
-        const Block query = gather_query(q, shared, b, t, origin, patch, channel);
-        const Span frames = shifted(key_frames(window, origin, t), -held.from);
-        const auto from = static_cast<std::size_t>(frames.from), to = static_cast<std::size_t>(frames.to);
-        for (std::size_t j = from; j < to; ++j) products(query, keys[j], &scores[j]);
-        const Normaliser norm = softmax(&scores[from], frames.size());
-        Block out{};
-        for (std::size_t j = from; j < to; ++j) add_weighted(out, &scores[j], values[j]);
-        scatter(out, norm.inverse, o, b, t, patch, channel);
-        for (int i = 0; i < patch.n; ++i) log_sum.cell(b, t, patch.y[i], patch.x[i])[h] = norm.log_sum.v[i];
+  for_strips(s, [&] {
+    return [&, keys = std::vector<Block>(), values = std::vector<Block>(),
+            scores = std::vector<Lanes>(static_cast<std::size_t>(held.size()))](Index b, Index,
+                                                                                const Strip& strip) mutable {
+      for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+        gather_frames(k, b, strip, channel, keys);
+        gather_frames(v, b, strip, channel, values);
+        for (Index t = 0; t < s.t; ++t) {
+          const Block query = gather_query(q, shared, b, t, origin, strip, channel);
+          const Span frames = shifted(key_frames(window, origin, t), -held.from);
+          products(query, keys.data() + frames.from, frames.size(), scores.data());
+          const Normaliser norm = softmax(scores.data(), frames.size());
+          Block out{};
+          add_weighted(out, scores.data(), 1, values.data() + frames.from, frames.size());
+          scatter(out, norm.inverse, o, b, t, strip, channel);
+          scatter_value(norm.log_sum, log_sum, b, t, strip, h);
+        }
       }
-    }
+    };
   });
 }
 
@@ -80,7 +83,7 @@ void attend_around(const Tensor& q, const Tensor& k, const Tensor& v, const Atte
         for (Index ky = box.y().from; ky < box.y().to; ++ky, at += box.width())
           add_weighted(out, at, v.cell(b, kt, ky, box.x().from) + channel, s.c, box.width());
       scatter(out, norm.inverse, o, b, t, patch, channel);
-      for (int i = 0; i < patch.n; ++i) log_sum.cell(b, t, patch.y[i], patch.x[i])[h] = norm.log_sum.v[i];
+      scatter_value(norm.log_sum, log_sum, b, t, patch, h);
     }
   });
 }

@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "conv3d_bf16.hpp"
@@ -213,10 +214,6 @@ PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil) {
   return p;
 }
 
-Index cells_at_once(Index row) {
-  return even_part(row, tile_cells);
-}
-
 void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,
               std::span<const OutputPart> parts) {
   const Shape& s = y.shape();
@@ -373,6 +370,21 @@ void convolution(Precision precision, const Tensor& x, const Tensor& weight, con
     convolve_bf16(x, pack_bf16(weight, stencil), bias, residual, y);
   else
     convolve(x, pack(weight, stencil), bias, residual, y);
+}
+
+std::function<void(std::span<const OutputPart>)>
+convolution_by_parts(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
+                     const float* bias, const Tensor* residual, Tensor& y) {
+  const auto with = [&](auto&& packed, auto convolve) {
+    return [=, &x, &y, w = std::make_shared<std::remove_cvref_t<decltype(packed)>>(std::move(packed))](
+               std::span<const OutputPart> parts) { convolve(x, *w, bias, residual, y, parts); };
+  };
+  if (precision == Precision::bf16) return with(pack_bf16(weight, stencil), convolve_bf16);
+  return with(pack(weight, stencil), convolve);
+}
+
+Index cells_at_once(Precision precision, Index row) {
+  return precision == Precision::bf16 ? PackedBf16::tile_size : even_part(row, tile_cells);
 }
 
 void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor& weight,

@@ -38,7 +38,8 @@ bool others_send(const HaloPlan& plan, int rank) {
   return std::ranges::any_of(plan.receives, [&](const auto& piece) { return piece.peer != rank; });
 }
 
-Split split(const HaloPlan& plan, const Shape& s, const Margin& m) {
+/// `tile`: of cells in a row that the kernel takes at once.
+Split split(const HaloPlan& plan, const Shape& s, const Margin& m, Index tile) {
   Margin wet; // margins that hold more than zeros
   for (const HaloPlan::Piece& piece : plan.receives) {
     const Span frames = piece.frames_of(s.t);
@@ -53,7 +54,6 @@ Split split(const HaloPlan& plan, const Shape& s, const Margin& m) {
   const Span y{wet.y_lo, s.y - wet.y_hi};
   // Columns are left out by whole tiles of the kernel, so that a row takes no more of them than in one piece.
   // Short rows are one or two tiles, all of which a halo may touch: nothing is inside then.
-  const Index tile = cells_at_once(s.x);
   const auto tiles = [&](Index cells) { return (cells + tile - 1) / tile * tile; };
   const Span x{tiles(wet.x_lo), wet.x_hi > 0 ? (s.x - wet.x_hi) / tile * tile : s.x};
   if (t.size() <= 0 || y.size() <= 0 || x.size() <= 0) return {};
@@ -87,18 +87,16 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   const float* const b = bias.value.cell(0, 0, 0, 0);
   const Tensor* const addend = residual ? &residual->value : nullptr;
   // What is inside is computed while the halo travels, to the same bits: every output is a chain of its own.
-  // The kernel of bf16 does not compute parts: it rounds its whole input first.
-  const bool may_split = x->value.device() == Device::host && precision == Precision::f32 &&
-                         others_send(plan, tiles.comm().rank());
-  const Split parts = may_split ? split(plan, s, x->value.margin()) : Split{};
+  const bool may_split = x->value.device() == Device::host && others_send(plan, tiles.comm().rank());
+  const Split parts = may_split ? split(plan, s, x->value.margin(), cells_at_once(precision, s.x)) : Split{};
   if (parts.inside.empty()) {
     halo.finish();
     convolution(precision, x->value, weight.value, stencil, b, addend, y);
   } else {
-    const PackedWeights w = pack(weight.value, stencil);
-    convolve(x->value, w, b, addend, y, parts.inside);
+    const auto compute = convolution_by_parts(precision, x->value, weight.value, stencil, b, addend, y);
+    compute(parts.inside);
     halo.finish();
-    if (!parts.rim.empty()) convolve(x->value, w, b, addend, y, parts.rim);
+    if (!parts.rim.empty()) compute(parts.rim);
   }
   const auto pull = [&tape, &tiles, level, precision, x, &weight, &bias, stencil, residual](Node& node) {
     HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad},
