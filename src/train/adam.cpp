@@ -50,6 +50,21 @@ kernels::AdamRates rates_of(std::int64_t step, double learning_rate, double weig
           static_cast<float>(learning_rate * weight_decay)};
 }
 
+/// Calls f(i) for every piece, of about as many values on each thread.
+template <class F> void for_pieces(const std::vector<Piece>& pieces, F&& f) {
+  constexpr std::size_t tasks = 64;
+  std::size_t total = 0, before = 0;
+  for (const Piece& p : pieces) total += p.to - p.from;
+  std::vector<std::size_t> first; // piece of each task
+  for (std::size_t i = 0; i < pieces.size(); before += pieces[i].to - pieces[i].from, ++i)
+    while (first.size() * total <= before * tasks) first.push_back(i);
+  first.push_back(pieces.size());
+  parallel_for(static_cast<Index>(first.size()) - 1, [&](Index task) {
+    const auto t = static_cast<std::size_t>(task);
+    for (std::size_t i = first[t]; i < first[t + 1]; ++i) f(i);
+  });
+}
+
 } // namespace
 
 Adam make_adam(const std::vector<Parameter*>& parameters) {
@@ -73,13 +88,13 @@ double gradient_norm(const std::vector<Parameter*>& parameters) {
   std::ranges::sort(ordered, {}, &Parameter::name);
   const std::vector<Piece> pieces = cut(ordered);
   std::vector<double> squares(pieces.size(), 0.0);
-  parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-    const Piece& piece = pieces[static_cast<std::size_t>(i)];
+  for_pieces(pieces, [&](std::size_t i) {
+    const Piece& piece = pieces[i];
     double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
     std::size_t lane = 0;
     for (float g : ordered[piece.parameter]->grad.storage().subspan(piece.from, piece.to - piece.from))
       lanes[lane++ % 8] += static_cast<double>(g) * g;
-    for (double s : lanes) squares[static_cast<std::size_t>(i)] += s;
+    for (double s : lanes) squares[i] += s;
   });
   return std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
 }
@@ -88,9 +103,10 @@ void update(Adam& adam, const std::vector<Parameter*>& parameters, double learni
             double gradient_scale) {
   const kernels::AdamRates rates = rates_of(++adam.step, learning_rate, weight_decay);
   const auto scale = static_cast<float>(gradient_scale);
-  const std::vector<kernels::AdamPiece> pieces = describe(adam, parameters, cut(parameters));
-  parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-    const kernels::AdamPiece p = pieces[static_cast<std::size_t>(i)];
+  const std::vector<Piece> parts = cut(parameters);
+  const std::vector<kernels::AdamPiece> pieces = describe(adam, parameters, parts);
+  for_pieces(parts, [&](std::size_t i) {
+    const kernels::AdamPiece p = pieces[i];
     const float shrink = p.decays ? rates.shrink : 0.0F;
     for (Index n = 0; n < p.size; ++n)
       adam_step(p.grad[n], shrink, rates, scale, p.value[n], p.first[n], p.second[n], p.average[n]);
