@@ -89,7 +89,8 @@ void NetworkTiming::forecast(Profile* profile) {
   if (network_.parameters().device() == Device::gpu) accelerator::wait();
 }
 
-void NetworkTiming::gradients(StepPhases& phases, Profile* profile, const std::function<void()>& before_sums) {
+void NetworkTiming::gradients(StepPhases& phases, Profile* profile,
+                              const std::function<void()>& before_sums) {
   network_.parameters().zero_gradients();
   GradientSync sync(comm_, parameters_, gradients_.link.get());
   Pipeline::Batch batch{.size = samples_};

@@ -19,8 +19,8 @@ void check(ncclResult_t status, const char* what) {
          "Look at its log (NCCL_DEBUG=INFO), and whether all nodes of the job still run.");
 }
 
-/// Of high priority, so that messages leave while kernels run. One for all links: what ranks start in the same
-/// order they do in the same order, so that no two links can wait for each other.
+/// Of high priority, so that messages leave while kernels run. One for all links: what ranks start in the
+/// same order they do in the same order, so that no two links can wait for each other.
 cudaStream_t messages() {
   static const cudaStream_t one = [] {
     int least = 0, greatest = 0;
@@ -98,7 +98,8 @@ void DeviceLink::start(const std::vector<Message>& outgoing, const std::vector<M
       check(ncclRecv(m.data, m.size, ncclFloat, m.peer, parts_->comm, messages()),
             "A message cannot be received");
     for (const Message& m : outgoing)
-      check(ncclSend(m.data, m.size, ncclFloat, m.peer, parts_->comm, messages()), "A message cannot be sent");
+      check(ncclSend(m.data, m.size, ncclFloat, m.peer, parts_->comm, messages()),
+            "A message cannot be sent");
   });
 }
 

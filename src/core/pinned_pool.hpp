@@ -6,8 +6,8 @@
 
 namespace pluvia::accelerator {
 
-/// Keeps pinned memory for the next time: to pin it takes long, and stops the accelerator. Pieces are powers of
-/// two, so that few sizes serve many.
+/// Keeps pinned memory for the next time: to pin it takes long, and stops the accelerator. Pieces are powers
+/// of two, so that few sizes serve many.
 class PinnedPool {
 public:
   /// make(bytes): memory that is never given back.

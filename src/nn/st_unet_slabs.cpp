@@ -2,8 +2,8 @@
 // its operators see around it, by this rank alone: each level exchanges its input once, as deep as all of its
 // operators see together. What is computed too near the edge of a window is wrong and left out; where that
 // edge is the domain's, it is the edge that the operators know. Every operator makes the same bits wherever
-// the edges of its tile lie, so slabs do, too. Whole levels are in the host's memory; slabs are where the network
-// is, so that an accelerator takes domains that would not fit there.
+// the edges of its tile lie, so slabs do, too. Whole levels are in the host's memory; slabs are where the
+// network is, so that an accelerator takes domains that would not fit there.
 #include <algorithm>
 
 #include "pluvia/nn/st_unet.hpp"
@@ -221,10 +221,9 @@ Var StUnet::ascend(Tape& tape, Decomposition& tiles, const std::vector<Index>& r
     }
     v = cut(v, seen, slab, device);
     const Rect cells = merged_ == 0 ? slab : tiling.existing(0, finer(slab));
-    v = merged_ == 0
-            ? apply(tape, head_, v, cut(base, finest, cells, device))
-            : unmerge(tape, apply(tape, head_, v), cells.height(), cells.width(),
-                      cut(base, finest, cells, device));
+    v = merged_ == 0 ? apply(tape, head_, v, cut(base, finest, cells, device))
+                     : unmerge(tape, apply(tape, head_, v), cells.height(), cells.width(),
+                               cut(base, finest, cells, device));
     copy_cells(v->value, cells, out->value, finest, cells);
   }
   return out;

@@ -188,8 +188,8 @@ void plan_filter_gradient(Plan& plan) {
   plan.filter_bytes = best.memory;
 }
 
-/// D = A B + C + bias, all stored column by column; D and C have m rows and n columns, the bias is the same for all
-/// columns; both may be null. None lies in D but C, and D is 256 bytes aligned as all others are.
+/// D = A B + C + bias, all stored column by column; D and C have m rows and n columns, the bias is the same
+/// for all columns; both may be null. None lies in D but C, and D is 256 bytes aligned as all others are.
 struct Matrix {
   const Bf16* values;
   Index rows, columns; ///< as stored, column by column
@@ -216,7 +216,8 @@ void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n, cons
           failed);
     if (bias) { // of values of D's type, as it is where nothing else is said
       const cublasLtEpilogue_t with_bias = CUBLASLT_EPILOGUE_BIAS;
-      check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias, sizeof with_bias),
+      check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias,
+                                           sizeof with_bias),
             failed);
     }
     check(cublasLtMatrixLayoutCreate(&make.a, CUDA_R_16BF, a.rows, a.columns, a.rows), failed);
@@ -245,8 +246,8 @@ void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n, cons
     check(cublasLtMatmulDescSetAttribute(use.how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias),
           "A product of matrices cannot be described");
   const float one = 1, of_c = c ? 1 : 0;
-  check(cublasLtMatmul(products(), use.how, &one, a.values, use.a, b.values, use.b, &of_c, c ? c : d, use.d, d, use.d,
-                       &use.algorithm, workspace.data(), use.bytes, cuda::stream()),
+  check(cublasLtMatmul(products(), use.how, &one, a.values, use.a, b.values, use.b, &of_c, c ? c : d, use.d,
+                       d, use.d, &use.algorithm, workspace.data(), use.bytes, cuda::stream()),
         "A product of matrices failed");
 }
 
@@ -262,7 +263,8 @@ void linear(const ConstView& x, const float* weight, Weights form, const float* 
   const Index c_in = operand.shape.c, c_out = padded(y.shape.c), cells = x.shape.cells();
   // Filters [C_out, C_in]: stored by columns, a matrix of C_in rows.
   const DeviceArray<Bf16> w = pack_filters(weight, form, 1, x.shape.c, y.shape.c);
-  const Matrix weights{w.data(), c_in, c_out, CUBLAS_OP_T}, cell_values{operand.values.data(), c_in, cells, CUBLAS_OP_N};
+  const Matrix weights{w.data(), c_in, c_out, CUBLAS_OP_T},
+      cell_values{operand.values.data(), c_in, cells, CUBLAS_OP_N};
   // Into y itself where that has no gaps: a pass through it less.
   if (c_out == y.shape.c && dense(y) && (!residual.origin || dense(residual)))
     return multiply(weights, cell_values, y.origin, c_out, cells, residual.origin, bias);

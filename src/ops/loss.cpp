@@ -12,7 +12,8 @@ namespace pluvia {
 void ordinal_loss(const Var& logits, const TargetThere& target, const Tape& tape, FixedSum* sum) {
   Tensor grad;
   if (tape.recording()) grad = Tensor(logits->value.shape(), logits->grad_margin, Device::gpu);
-  kernels::ordinal_loss(std::as_const(logits->value).view(), target.classes, target.weights, sum, grad.view());
+  kernels::ordinal_loss(std::as_const(logits->value).view(), target.classes, target.weights, sum,
+                        grad.view());
   if (tape.recording()) accumulate(*logits, std::move(grad));
 }
 

@@ -46,8 +46,7 @@ void scale_channels(const Tensor& x, const Tensor& scale, Tensor& y) {
     const float* in = x.cell(b, t, iy, 0);
     float* out = y.cell(b, t, iy, 0);
     for (Index ix = 0; ix < s.x; ++ix)
-      for (Index c = 0; c < s.c; ++c)
-        out[ix * s.c + c] = in[ix * s.c + c] * factor[c];
+      for (Index c = 0; c < s.c; ++c) out[ix * s.c + c] = in[ix * s.c + c] * factor[c];
   });
 }
 

@@ -32,8 +32,8 @@ template <class T> void take(Parameter& p, std::span<const T> all) {
 
 GradientSync::GradientSync(const Communicator& comm, const std::vector<Parameter*>& parameters,
                            DeviceLink* link)
-    : exact_(!parameters.empty() && !parameters.front()->sums.empty()), alone_(comm.size() == 1),
-      link_(link), parameters_(parameters.rbegin(), parameters.rend()), whole_(parameters.size(), false), floats_(comm),
+    : exact_(!parameters.empty() && !parameters.front()->sums.empty()), alone_(comm.size() == 1), link_(link),
+      parameters_(parameters.rbegin(), parameters.rend()), whole_(parameters.size(), false), floats_(comm),
       limbs_(comm) {
   if (alone_) return;
   std::size_t size = 0;
@@ -144,7 +144,8 @@ void GradientSync::finish() {
 GradientLink link_gradients(const Communicator& comm, int stages) {
   if (comm.size() == 1) return {};
   if (stages > 1) return {nullptr, "gradients are summed on the hosts: the network is cut into stages"};
-  if (!DeviceLink::possible(comm)) return {nullptr, "gradients are summed on the hosts: ranks share an accelerator"};
+  if (!DeviceLink::possible(comm))
+    return {nullptr, "gradients are summed on the hosts: ranks share an accelerator"};
   return {std::make_unique<DeviceLink>(comm), "gradients are summed from accelerator to accelerator"};
 }
 

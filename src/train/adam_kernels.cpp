@@ -14,7 +14,8 @@ void gradient_norm(const DeviceArray<AdamPiece>& pieces, double* norm) {
   launch(n, [=] PLUVIA_ANYWHERE(Index i) {
     const AdamPiece& piece = all[i / lanes];
     double sum = 0;
-    for (Index k = i % lanes; k < piece.size; k += lanes) sum += static_cast<double>(piece.grad[k]) * piece.grad[k];
+    for (Index k = i % lanes; k < piece.size; k += lanes)
+      sum += static_cast<double>(piece.grad[k]) * piece.grad[k];
     of_lane[i] = sum;
   });
   launch(parts, [=] PLUVIA_ANYWHERE(Index part) {
@@ -38,8 +39,8 @@ void update(const DeviceArray<AdamPiece>& pieces, Index longest, const AdamRates
     const Index n = d.rest;
     if (n >= p.size || !(*norm < 1e300)) return; // that of f32 values is below 1e40, or not finite
     const double clip = clip_norm / *norm;
-    adam_step(p.grad[n], p.decays ? rates->shrink : 0.0F, *rates, static_cast<float>(clip < 1 ? clip : 1.0), p.value[n],
-              p.first[n], p.second[n], p.average[n]);
+    adam_step(p.grad[n], p.decays ? rates->shrink : 0.0F, *rates, static_cast<float>(clip < 1 ? clip : 1.0),
+              p.value[n], p.first[n], p.second[n], p.average[n]);
   });
 }
 

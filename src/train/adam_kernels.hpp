@@ -22,8 +22,8 @@ struct AdamRates {
 /// Euclidean norm of the gradients of pieces in the accelerator's memory, summed in f64 in an order that the
 /// pieces alone decide. Local.
 void gradient_norm(const DeviceArray<AdamPiece>& pieces, double* norm);
-/// One update from the gradients, scaled so that their norm is at most clip_norm; none where it is not finite.
-/// Norm and rates are read on the accelerator, when the kernel runs. Local.
+/// One update from the gradients, scaled so that their norm is at most clip_norm; none where it is not
+/// finite. Norm and rates are read on the accelerator, when the kernel runs. Local.
 void update(const DeviceArray<AdamPiece>& pieces, Index longest, const AdamRates* rates, double clip_norm,
             const double* norm);
 

@@ -138,8 +138,8 @@ private:
   Weighing weigh(const Communicator& comm, std::span<const Sample> samples, std::size_t size) const;
   /// Does a step; on an accelerator it is under way then, as it may be until settle().
   void step(std::int64_t number);
-  /// Looks at what the steps came to, and notes it, but for the latest `under_way`. Says which of them found a
-  /// loss or gradient that is not finite. Collective over the world.
+  /// Looks at what the steps came to, and notes it, but for the latest `under_way`. Says which of them found
+  /// a loss or gradient that is not finite. Collective over the world.
   std::optional<std::int64_t> settle(std::size_t under_way);
   /// Makes n validation samples, one at a time, and calls visit(i, sample) for those of this crew. All
   /// crews load theirs together, so that a failure is everybody's. Collective over the world.
@@ -191,8 +191,8 @@ private:
   std::vector<Parameter*> parameters_;
   Adam adam_;
   Sampler sampler_;
-  GradientLink gradients_;           ///< of accelerators
-  std::optional<DeviceStep> there_;  ///< on an accelerator
+  GradientLink gradients_;          ///< of accelerators
+  std::optional<DeviceStep> there_; ///< on an accelerator
   std::optional<StepRecorder> recorder_;
 
   std::optional<Climatology> climatology_; ///< of the training range
@@ -229,7 +229,8 @@ void Training::prepare_device() {
   const std::string obstacle =
       recording_obstacle(settings_, of_steps(), world_, world_.size() == 1 || gradients_.link != nullptr);
   if (obstacle.empty()) recorder_.emplace();
-  log_.info(obstacle.empty() ? "steps are recorded once and replayed" : "steps cannot be recorded: " + obstacle);
+  log_.info(obstacle.empty() ? "steps are recorded once and replayed"
+                             : "steps cannot be recorded: " + obstacle);
 }
 
 void Training::prepare() {

@@ -1,5 +1,5 @@
-// Training steps on an accelerator: one that is recorded once and replayed does what one does that is asked for
-// anew, with other inputs, targets, dropout and rates every time; and what a recording depends on.
+// Training steps on an accelerator: one that is recorded once and replayed does what one does that is asked
+// for anew, with other inputs, targets, dropout and rates every time; and what a recording depends on.
 #include <cmath>
 #include <vector>
 
@@ -26,8 +26,8 @@ Tensor random_tensor(const Shape& shape, const Margin& margin, std::uint64_t str
   return out;
 }
 
-/// Weights, their averages, losses and norms of seven steps of a small network with everything that changes from
-/// step to step.
+/// Weights, their averages, losses and norms of seven steps of a small network with everything that changes
+/// from step to step.
 struct Outcome {
   std::vector<float> values;
   std::vector<StepRecorder::Way> ways;
@@ -56,7 +56,8 @@ Outcome train(bool recorded, Precision precision) {
   for (std::uint64_t step = 0; step < 7; ++step) {
     Target target;
     for (std::uint64_t i = 0; i < ny * nx * leads.size(); ++i)
-      target.classes.push_back(static_cast<std::int8_t>(random_below(5, 1, RandomPurpose::test, i, step)) - 1);
+      target.classes.push_back(static_cast<std::int8_t>(random_below(5, 1, RandomPurpose::test, i, step)) -
+                               1);
     target.weights.assign(ny * leads.size(), 1.0F / 260);
     there.send(0, step, random_tensor({1, 3, ny, nx, inputs}, net.input_margin(), step),
                random_tensor({1, 2, ny, nx, classes}, {}, 100 + step), target);
@@ -91,9 +92,9 @@ TEST_F(OnAccelerator, ReplayedStepsHaveTheSameBits) {
   using enum StepRecorder::Way;
   for (const Precision precision : {Precision::f32, Precision::bf16}) {
     const Outcome anew = train(false, precision), replayed = train(true, precision);
-    EXPECT_EQ(replayed.ways, (std::vector{asked, asked, recorded, StepRecorder::Way::replayed,
-                                          StepRecorder::Way::replayed, StepRecorder::Way::replayed,
-                                          StepRecorder::Way::replayed}));
+    EXPECT_EQ(replayed.ways,
+              (std::vector{asked, asked, recorded, StepRecorder::Way::replayed, StepRecorder::Way::replayed,
+                           StepRecorder::Way::replayed, StepRecorder::Way::replayed}));
     EXPECT_EQ(replayed.values, anew.values);
     for (const float v : anew.values) ASSERT_TRUE(std::isfinite(v));
     EXPECT_NE(anew.values[0], anew.values[2]) << "losses must differ, or equality says nothing";
@@ -123,12 +124,14 @@ TEST_F(OnAccelerator, WhatIsNotFiniteChangesNothing) {
 
 TEST_F(OnAccelerator, ANewKeyIsRecordedAnew) {
   using enum StepRecorder::Way;
-  Tensor sum = Tensor::zeros({1, 1, 1, 1, 1}, {}, Device::gpu), one = Tensor::zeros({1, 1, 1, 1, 1}, {}, Device::gpu);
+  Tensor sum = Tensor::zeros({1, 1, 1, 1, 1}, {}, Device::gpu),
+         one = Tensor::zeros({1, 1, 1, 1, 1}, {}, Device::gpu);
   one.fill(1.0F);
   StepRecorder recorder;
   const int here = 0, elsewhere = 0;
   std::vector<StepRecorder::Way> ways;
-  for (const void* place : {&here, &here, &here, &here, &elsewhere, &elsewhere, &elsewhere, &elsewhere, &here})
+  for (const void* place :
+       {&here, &here, &here, &here, &elsewhere, &elsewhere, &elsewhere, &elsewhere, &here})
     ways.push_back(recorder.run({place}, [&] { add_to(sum, one); }));
   EXPECT_EQ(ways, (std::vector{asked, asked, recorded, replayed, asked, asked, recorded, replayed, asked}));
   EXPECT_EQ(values_of(sum)[0], 9.0F) << "each step is done once, however";
@@ -138,7 +141,9 @@ TEST(Recording, ObstaclesAreNamed) {
   const Communicator alone(MPI_COMM_SELF);
   const Decomposition tiles(alone, Tiling(8, 8, 1, 1, 1, Edge::closed));
   Settings settings;
-  const auto obstacle = [&](bool linked = true) { return recording_obstacle(settings, tiles, alone, linked); };
+  const auto obstacle = [&](bool linked = true) {
+    return recording_obstacle(settings, tiles, alone, linked);
+  };
   EXPECT_EQ(obstacle(), "");
   EXPECT_NE(obstacle(false).find("summed on the hosts"), std::string::npos);
   settings.model.attention.global = "linear";

@@ -9,8 +9,8 @@
 namespace pluvia {
 
 /// Sends messages from accelerator to accelerator and adds up over accelerators, without a detour through the
-/// hosts' memory (NCCL); the pretend accelerator's go through MPI. All that is started on any link is done in the
-/// order in which it was started, which must be the same on all ranks of two links that share some.
+/// hosts' memory (NCCL); the pretend accelerator's go through MPI. All that is started on any link is done in
+/// the order in which it was started, which must be the same on all ranks of two links that share some.
 class DeviceLink {
 public:
   struct Message {
@@ -32,7 +32,8 @@ public:
   void start(const std::vector<Message>& outgoing, const std::vector<Message>& incoming);
   /// Starts to add up arrays over all ranks, in place; else as start(). Collective.
   void start_sums(const std::vector<std::span<float>>& arrays);
-  /// What is asked for next comes after all that was started on this link. Throws Error when a peer is lost. Local.
+  /// What is asked for next comes after all that was started on this link. Throws Error when a peer is lost.
+  /// Local.
   void finish();
 
 private:

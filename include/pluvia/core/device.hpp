@@ -17,10 +17,10 @@ namespace pluvia {
 enum class Device { host, gpu };
 
 /// The one accelerator of this process. A program built without CUDA has a pretend one instead: its kernels
-/// run on the processor, as late as they may, and its memory faults when anything but a kernel or a copy below
-/// touches it, so that the paths of a GPU can be tested where there is none. All calls are Local; work on the
-/// accelerator is done in the order in which it was asked for, while the host goes on. Throws Error with the
-/// reason (ExitCode::failed) when the accelerator refuses.
+/// run on the processor, as late as they may, and its memory faults when anything but a kernel or a copy
+/// below touches it, so that the paths of a GPU can be tested where there is none. All calls are Local; work
+/// on the accelerator is done in the order in which it was asked for, while the host goes on. Throws Error
+/// with the reason (ExitCode::failed) when the accelerator refuses.
 namespace accelerator {
 
 /// Whether this is a program for GPUs, or has the pretend one.
@@ -43,8 +43,8 @@ void copy(void* to, const void* from, std::size_t bytes);
 /// Returns when all work is done.
 void wait();
 
-/// Memory of the host that the accelerator copies from and to by itself. What is released is used again when all
-/// work that was asked for before is done.
+/// Memory of the host that the accelerator copies from and to by itself. What is released is used again when
+/// all work that was asked for before is done.
 void* allocate_pinned(std::size_t bytes);
 void release_pinned(void* memory) noexcept;
 /// From and to such memory, without waiting: until the copy is done it must not change, or be read.
@@ -71,8 +71,8 @@ private:
 /// Work that was asked for once and can be done again as a whole, for the cost of one call (a CUDA graph).
 class Recording {
 public:
-  /// Notes what `work` asks for, without doing it. It must release all memory that it allocates, and none that
-  /// was there before; nothing may pass between it and the host, or wait. Throws Error where it does.
+  /// Notes what `work` asks for, without doing it. It must release all memory that it allocates, and none
+  /// that was there before; nothing may pass between it and the host, or wait. Throws Error where it does.
   explicit Recording(const std::function<void()>& work);
   ~Recording();
   Recording(const Recording&) = delete;

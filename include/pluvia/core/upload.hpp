@@ -7,8 +7,8 @@
 
 namespace pluvia {
 
-/// Fills an array in the accelerator's memory from the host again and again, without waiting for the accelerator:
-/// while it still reads what was sent, the next is written beside.
+/// Fills an array in the accelerator's memory from the host again and again, without waiting for the
+/// accelerator: while it still reads what was sent, the next is written beside.
 template <class T> class Upload {
 public:
   /// `to` must outlive it.

@@ -63,7 +63,7 @@ struct SkipAttention {
   Index radius = 0;
   NormLayer norm;
   Parameter* lead_embedding = nullptr; ///< [1, leads, 1, 1, C]
-  const Tensor* lead_waves = nullptr; ///< of the same shape
+  const Tensor* lead_waves = nullptr;  ///< of the same shape
   LinearLayer q = {}, k = {}, v = {}, output = {};
 };
 SkipAttention make_skip_attention(ParameterSet& set, const std::string& name, Index channels, Index radius,

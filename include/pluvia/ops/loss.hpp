@@ -20,8 +20,8 @@ struct Target {
 /// same bits on any process grid, and, when the tape records, sets the gradient of `logits`. Local.
 FixedSum ordinal_loss(const Var& logits, const Target& target, const Tape& tape);
 
-/// The same of logits on an accelerator, without waiting for it: the target is there, too, and the loss is added
-/// to *sum. Local.
+/// The same of logits on an accelerator, without waiting for it: the target is there, too, and the loss is
+/// added to *sum. Local.
 struct TargetThere {
   const std::int8_t* classes;
   const float* weights;

@@ -16,8 +16,8 @@ Var unmerge(Tape& tape, const Var& x, Index height, Index width, const Var& adde
 struct Corner {
   Index y = 0, x = 0;
 };
-/// Copies height x width cells of all frames from one place of a tensor, which may lie in its margins, to one of
-/// another; of the same frames and channels, both on one device. Local.
+/// Copies height x width cells of all frames from one place of a tensor, which may lie in its margins, to one
+/// of another; of the same frames and channels, both on one device. Local.
 void copy_cells(const Tensor& from, Corner at, Tensor& to, Corner there, Index height, Index width);
 
 } // namespace pluvia

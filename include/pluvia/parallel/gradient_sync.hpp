@@ -30,8 +30,10 @@ class GradientSync {
 public:
   static constexpr std::size_t bucket_size = 262144; ///< gradients, 1 MiB; a larger parameter has its own
 
-  /// All must outlive it. Over a link, where given, gradients on accelerators travel from one to the other. Local.
-  GradientSync(const Communicator& comm, const std::vector<Parameter*>& parameters, DeviceLink* link = nullptr);
+  /// All must outlive it. Over a link, where given, gradients on accelerators travel from one to the other.
+  /// Local.
+  GradientSync(const Communicator& comm, const std::vector<Parameter*>& parameters,
+               DeviceLink* link = nullptr);
   /// After a failure lets the other ranks finish.
   ~GradientSync();
   GradientSync(const GradientSync&) = delete;
@@ -40,8 +42,8 @@ public:
   /// Nothing more will be added to these on this rank: what Tape::backward tells of the step's last sample.
   /// Starts what can be started and moves what is on its way. Collective, but waits for nobody.
   void complete(std::span<Parameter* const> whole);
-  /// Starts the rest, waits for all (over a link, the accelerator does) and leaves the sums in the parameters'
-  /// gradients. Collective.
+  /// Starts the rest, waits for all (over a link, the accelerator does) and leaves the sums in the
+  /// parameters' gradients. Collective.
   void finish();
 
   const GradientCost& cost() const { return cost_; }

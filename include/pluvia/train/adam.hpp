@@ -24,8 +24,8 @@ struct Adam {
 /// The parameters' arrays must stay where they are, and those of the states between two updates.
 Adam make_adam(const std::vector<Parameter*>& parameters);
 
-/// Euclidean norm of all gradients, each parameter once, summed in f64 in the order of names. On the processor;
-/// Local.
+/// Euclidean norm of all gradients, each parameter once, summed in f64 in the order of names. On the
+/// processor; Local.
 double gradient_norm(const std::vector<Parameter*>& parameters);
 
 /// One update from the gradients times `gradient_scale`. On the processor; Local.
@@ -36,8 +36,9 @@ void update(Adam& adam, const std::vector<Parameter*>& parameters, double learni
 
 /// Counts an update and sends what it takes from the step.
 void send_rates(Adam& adam, double learning_rate, double weight_decay);
-/// The update, from gradients that are scaled so that their norm, which is left in *norm, is clip_norm at most;
-/// nothing changes where it is not finite. Reads what was sent last, when it is done: it may be recorded.
+/// The update, from gradients that are scaled so that their norm, which is left in *norm, is clip_norm at
+/// most; nothing changes where it is not finite. Reads what was sent last, when it is done: it may be
+/// recorded.
 void update_there(Adam& adam, double clip_norm, double* norm);
 
 /// Exchanges the weights with their moving average; again to undo. Local.

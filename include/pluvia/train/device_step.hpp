@@ -6,16 +6,16 @@
 #include <string>
 #include <vector>
 
+#include "pluvia/core/settings.hpp"
+#include "pluvia/core/upload.hpp"
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/ops/pointwise.hpp"
 #include "pluvia/parallel/decomposition.hpp"
-#include "pluvia/core/settings.hpp"
-#include "pluvia/core/upload.hpp"
 
 namespace pluvia {
 
-/// What a training step on an accelerator takes from the host, always at the same place there, and what it leaves
-/// for it; neither waits for the other. Local.
+/// What a training step on an accelerator takes from the host, always at the same place there, and what it
+/// leaves for it; neither waits for the other. Local.
 class DeviceStep {
 public:
   DeviceStep();
@@ -23,7 +23,8 @@ public:
 
   /// The n-th sample of this rank. Tensors may be empty where a stage does without; those of one n are of one
   /// shape in all steps.
-  void send(std::size_t n, std::uint64_t sample, const Tensor& input, const Tensor& base, const Target& target);
+  void send(std::size_t n, std::uint64_t sample, const Tensor& input, const Tensor& base,
+            const Target& target);
   Var input(std::size_t n) const;
   Var base(std::size_t n) const;
   TargetThere target(std::size_t n) const;
@@ -39,8 +40,8 @@ public:
   void clear();
   FixedSum* loss() { return &there_.data()->loss; }
   double* norm() { return &there_.data()->norm; }
-  /// Asks for the report of the steps so far to be copied to the host, where take() waits for the earliest that
-  /// was not taken; two at most may be on their way.
+  /// Asks for the report of the steps so far to be copied to the host, where take() waits for the earliest
+  /// that was not taken; two at most may be on their way.
   void post();
   Report take();
 
@@ -59,8 +60,8 @@ private:
   std::size_t posted_ = 0, taken_ = 0;
 };
 
-/// Does the work of steps: asked for anew in the first ones, then recorded once and replayed, for as long as a key
-/// stays the same. Local.
+/// Does the work of steps: asked for anew in the first ones, then recorded once and replayed, for as long as
+/// a key stays the same. Local.
 class StepRecorder {
 public:
   static constexpr int warm_up = 2; ///< steps after which nothing is allocated or planned for the first time
@@ -77,7 +78,7 @@ private:
 
 /// Why a training step of the ranks of `world` cannot be recorded on accelerators; empty: it can.
 /// `gradients_linked`: gradients are summed from accelerator to accelerator, or not at all.
-std::string recording_obstacle(const Settings& settings, const Decomposition& tiles, const Communicator& world,
-                               bool gradients_linked);
+std::string recording_obstacle(const Settings& settings, const Decomposition& tiles,
+                               const Communicator& world, bool gradients_linked);
 
 } // namespace pluvia
