@@ -52,6 +52,7 @@ private:
   Pipeline pipeline_;
   int samples_;
   std::vector<Parameter*> parameters_;
+  ParameterShards shards_;
   Adam adam_;
   GradientBlocks blocks_;
   Var input_, base_;
