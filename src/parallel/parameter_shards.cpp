@@ -7,8 +7,8 @@ namespace pluvia {
 
 namespace {
 
-/// Values that travel at once: they stay in the caches between the copies and the message.
-constexpr Index at_once = Index{1} << 18;
+/// Values that travel at once, 4 MiB: they stay in the caches between the copies and the message.
+constexpr Index at_once = Index{1} << 20;
 
 std::span<float> part(std::span<float> values, Index from, Index size) {
   return values.subspan(static_cast<std::size_t>(from), static_cast<std::size_t>(size));
@@ -24,7 +24,7 @@ ParameterShards::ParameterShards(const Communicator& comm, std::vector<Parameter
 }
 
 Span ParameterShards::run_of(int rank) const {
-  const Index all = begins_.back(), each = (all + comm_.size() - 1) / comm_.size();
+  const Index all = begins_.back(), each = most_of(all, comm_.size());
   return {std::min(all, rank * each), std::min(all, (rank + 1) * each)};
 }
 

@@ -36,6 +36,9 @@ public:
   /// Brings every rank's own values to all others. Collective.
   void gather();
 
+  /// What the rank that has most of `values` has, when so many ranks share them.
+  static Index most_of(Index values, int ranks) { return (values + ranks - 1) / ranks; }
+
 private:
   Span run_of(int rank) const;
   std::vector<Piece> cut(Span run) const;

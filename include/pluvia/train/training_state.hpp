@@ -28,6 +28,10 @@ struct TrainingState {
   BestWeights best;
 };
 
+/// Numbers that a training keeps for each weight that a rank owns: two moments, the average, the best, and
+/// all of them with the weight as saved last.
+inline constexpr int kept_per_weight = 3 + 1 + 5;
+
 /// Local.
 TrainingState state_of(const ParameterShards& shards, const Adam& adam, const BestWeights& best,
                        double rate_factor);
