@@ -20,13 +20,13 @@
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/random.hpp"
 #include "pluvia/io/durable.hpp"
-#include "pluvia/model/calibration.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/model/hourly_climatology.hpp"
 #include "pluvia/model/pooled_regression.hpp"
 #include "pluvia/nn/pipeline.hpp"
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
+#include "pluvia/train/calibration_fit.hpp"
 #include "pluvia/train/precision.hpp"
 #include "pluvia/train/run_folder.hpp"
 #include "pluvia/train/training_state.hpp"
@@ -412,59 +412,33 @@ Training::Validation Training::validate() {
   return {sum.loss / all_pairs, sum.climatology / all_pairs};
 }
 
-/// Fits the calibration of the best weights on every validation forecast.
+/// Fits the calibration of the best weights on validation forecasts.
 void Training::calibrate_best() {
   shards_.set_values(best_.values);
-  const int leads = static_cast<int>(rule_.leads.size()), thresholds = rule_.classes() - 1;
-  const Rect tile = tiles_.tile(0);
-  const std::vector<float> area = cell_areas();
-
-  struct Forecast {
-    int lead;
-    std::int64_t block; ///< six hours in which the window ends
-    std::vector<float> base, probability;
-    std::vector<std::int8_t> observed;
-  };
-  // At most this many initial times, evenly taken: their probabilities are kept for the second pass.
-  constexpr std::size_t most = 96;
+  constexpr std::size_t most = 96; // initial times, evenly taken: their probabilities are kept
   const std::size_t n = std::min(most, validation_inits_.size());
-  std::vector<Forecast> forecasts;
+  const int thresholds = rule_.classes() - 1;
+  CalibrationFit calibration(static_cast<int>(rule_.leads.size()), thresholds, cell_areas());
+  for (std::size_t i = 0; i < n; ++i)
+    for (const Time lead : rule_.leads)
+      if (const Time end = validation_init(i, n) + lead; hold_window(validate_, end, rule_.rain.window))
+        calibration.expect(end);
   Progress progress(log_, "calibrate", static_cast<std::int64_t>(n));
   for_validation(n, [&](std::size_t i, Sample& s) {
     Tape tape(Tape::Mode::forget);
     const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes());
     const std::vector<float> p = exceedance_fields(logits->value);
-    const std::size_t size = static_cast<std::size_t>(thresholds * tile.cells());
+    const std::ptrdiff_t size = thresholds * tiles_.tile(0).cells();
     for (std::size_t l = 0; l < s.observed.size(); ++l) {
       if (s.observed[l].empty()) continue;
       const std::size_t lead = first_lead() + l;
-      forecasts.push_back({static_cast<int>(lead),
-                           (validation_init(i, n) + rule_.leads[lead]) / (6 * 3600),
-                           exceedance(s.base[lead], rule_.classes()),
-                           {p.begin() + static_cast<std::ptrdiff_t>(l * size),
-                            p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
-                           s.observed[l]});
+      const auto own = p.begin() + static_cast<std::ptrdiff_t>(l) * size;
+      calibration.add(static_cast<int>(lead), validation_init(i, n) + rule_.leads[lead],
+                      exceedance(s.base[lead], rule_.classes()), {own, own + size}, std::move(s.observed[l]));
     }
     progress.update(static_cast<std::int64_t>(std::min(n, i + static_cast<std::size_t>(grid_.crews()))));
   });
-  // Crews saw other forecasts, of other blocks.
-  std::vector<std::int64_t> blocks;
-  for (std::size_t i = 0; i < n; ++i)
-    for (Time lead : rule_.leads)
-      if (const Time end = validation_init(i, n) + lead; hold_window(validate_, end, rule_.rain.window))
-        blocks.push_back(end / (6 * 3600));
-  ShrinkageSums sums(leads, thresholds);
-  for (std::int64_t block : blocks) sums.open(block);
-  for (const Forecast& f : forecasts) sums.add(f.lead, f.block, {f.base, f.probability, f.observed, area});
-  sums.reduce(world_);
-  Calibration calibration = fit_shrinkage(sums);
-  ReliabilityCounts counts(leads, thresholds);
-  for (std::int64_t block : blocks) counts.open(block);
-  for (const Forecast& f : forecasts)
-    counts.add(calibration, f.lead, f.block, {f.base, f.probability, f.observed, area});
-  counts.reduce(world_);
-  fit_isotonic(calibration, counts);
-  calibration_ = to_json(calibration);
+  calibration_ = to_json(calibration.fit(world_));
 }
 
 Checkpoint Training::surroundings() const {
