@@ -91,9 +91,14 @@ void update(Adam& adam, ParameterShards& shards, double learning_rate, double we
 }
 
 void swap_average(Adam& adam, ParameterShards& shards) {
-  const std::vector<float> weights = shards.values(), average = values_of(adam.average);
-  set_values(adam.average, weights);
-  shards.set_values(average);
+  for (const ParameterShards::Piece& own : shards.own()) {
+    std::vector<float> weights(static_cast<std::size_t>(own.values.size())), average(weights.size());
+    read_values(own.parameter->value, own.values.from, weights);
+    read_values(adam.average, own.at, average);
+    write_values(own.parameter->value, own.values.from, average);
+    write_values(adam.average, own.at, weights);
+  }
+  shards.gather();
 }
 
 double learning_rate_at(std::int64_t step, double peak, std::int64_t warmup, std::int64_t steps) {

@@ -539,6 +539,7 @@ TrainOutcome Training::run() {
                                   *loss, last.loss, last.climatology, seconds));
       const bool stop = signals.agreed(world_);
       if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
+        last_saved_ = {}; // first, for memory holds one of them
         last_saved_ = state();
         Checkpoint checkpoint = surroundings();
         store_state(last_saved_, shards_, checkpoint);
@@ -554,7 +555,7 @@ TrainOutcome Training::run() {
   calibrate_best();
   // The best weights stand where forecasts look for them; a checkpoint to forecast with needs no optimiser.
   Checkpoint best = surroundings();
-  store_best(state(), shards_, best);
+  store_best(best_, rate_factor_, shards_, best);
   save(folder, folder.best(), best);
   log_.info(fmt::format("best at step {}: validation loss {:.4f}, climatology {:.4f}; {}", best_.step,
                         best_.loss, last.climatology, folder.best()));

@@ -35,10 +35,10 @@ void store_own(const ParameterShards& shards, const std::string& prefix, std::sp
   }
 }
 
-void store_figures(const TrainingState& state, Checkpoint& checkpoint) {
-  checkpoint.texts["best_loss"] = fmt::format("{}", state.best.loss);
-  checkpoint.texts["best_step"] = std::to_string(state.best.step);
-  checkpoint.texts["rate_factor"] = fmt::format("{}", state.rate_factor);
+void store_figures(const BestWeights& best, double rate_factor, Checkpoint& checkpoint) {
+  checkpoint.texts["best_loss"] = fmt::format("{}", best.loss);
+  checkpoint.texts["best_step"] = std::to_string(best.step);
+  checkpoint.texts["rate_factor"] = fmt::format("{}", rate_factor);
 }
 
 std::vector<float> load_own(const Checkpoint& checkpoint, const std::string& prefix,
@@ -74,15 +74,16 @@ void set_state(const TrainingState& state, ParameterShards& shards, Adam& adam) 
 
 void store_state(const TrainingState& state, const ParameterShards& shards, Checkpoint& checkpoint) {
   checkpoint.step = state.step;
-  store_figures(state, checkpoint);
+  store_figures(state.best, state.rate_factor, checkpoint);
   for (const auto& [prefix, values] : arrays) store_own(shards, prefix, state.*values, checkpoint);
   if (state.best.known()) store_own(shards, best, state.best.values, checkpoint);
 }
 
-void store_best(const TrainingState& state, const ParameterShards& shards, Checkpoint& checkpoint) {
-  checkpoint.step = state.best.step;
-  store_figures(state, checkpoint);
-  store_own(shards, "weights", state.best.values, checkpoint);
+void store_best(const BestWeights& weights, double rate_factor, const ParameterShards& shards,
+                Checkpoint& checkpoint) {
+  checkpoint.step = weights.step;
+  store_figures(weights, rate_factor, checkpoint);
+  store_own(shards, "weights", weights.values, checkpoint);
 }
 
 WantedRun own_runs(const ParameterShards& shards) {

@@ -42,7 +42,8 @@ void set_state(const TrainingState& state, ParameterShards& shards, Adam& adam);
 
 void store_state(const TrainingState& state, const ParameterShards& shards, Checkpoint& checkpoint);
 /// To forecast with: the best weights alone.
-void store_best(const TrainingState& state, const ParameterShards& shards, Checkpoint& checkpoint);
+void store_best(const BestWeights& best, double rate_factor, const ParameterShards& shards,
+                Checkpoint& checkpoint);
 /// What a rank needs of a checkpoint to go on. `shards` must outlive it.
 WantedRun own_runs(const ParameterShards& shards);
 /// From a checkpoint that was read with own_runs(). Throws a data Error, which names `path`, when it is not
