@@ -94,10 +94,12 @@ Tensor Tensor::zeros(Shape s, Margin m, Device device) {
 }
 
 void Tensor::fill(float value) {
-  if (device() == Device::gpu)
-    kernels::fill(data_.get(), size_, value);
-  else
-    std::fill_n(data_.get(), size_, value);
+  if (device() == Device::gpu) return kernels::fill(data_.get(), size_, value);
+  constexpr std::size_t piece = 65536;
+  parallel_for(static_cast<Index>((size_ + piece - 1) / piece), [&](Index i) {
+    const std::size_t first = static_cast<std::size_t>(i) * piece;
+    std::fill_n(data_.get() + first, std::min(piece, size_ - first), value);
+  });
 }
 
 Tensor Tensor::clone(Margin m) const {

@@ -30,6 +30,21 @@ std::vector<Span> cut(Index size, Index most) {
 }
 constexpr Index piece = 16384, gpu_piece = 1024;
 
+/// Calls f(i, piece) for every piece, of about as many values on each thread.
+template <class F> void for_pieces(const std::vector<kernels::AdamPiece>& pieces, F&& f) {
+  constexpr Index tasks = 64;
+  Index total = 0, before = 0;
+  for (const kernels::AdamPiece& p : pieces) total += p.size;
+  std::vector<std::size_t> first; // piece of each task
+  for (std::size_t i = 0; i < pieces.size(); before += pieces[i].size, ++i)
+    while (static_cast<Index>(first.size()) * total <= before * tasks) first.push_back(i);
+  first.push_back(pieces.size());
+  parallel_for(static_cast<Index>(first.size()) - 1, [&](Index task) {
+    const auto t = static_cast<std::size_t>(task);
+    for (std::size_t i = first[t]; i < first[t + 1]; ++i) f(i, pieces[i]);
+  });
+}
+
 template <class P> bool on_gpu(const std::vector<P*>& parameters) {
   return !parameters.empty() && parameters.front()->value.device() == Device::gpu;
 }
@@ -50,11 +65,10 @@ double gradient_norm(const std::vector<Parameter*>& parameters) {
   if (there)
     squares = kernels::squares(pieces);
   else
-    parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-      const kernels::AdamPiece& p = pieces[static_cast<std::size_t>(i)];
+    for_pieces(pieces, [&](std::size_t i, const kernels::AdamPiece& p) {
       double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
       for (Index n = 0; n < p.size; ++n) lanes[n % 8] += static_cast<double>(p.grad[n]) * p.grad[n];
-      for (double s : lanes) squares[static_cast<std::size_t>(i)] += s;
+      for (double s : lanes) squares[i] += s;
     });
   return std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
 }
@@ -82,8 +96,7 @@ void update(Adam& adam, ParameterShards& shards, double learning_rate, double we
   if (there)
     kernels::update(pieces, rates);
   else
-    parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-      const kernels::AdamPiece p = pieces[static_cast<std::size_t>(i)];
+    for_pieces(pieces, [&](std::size_t, const kernels::AdamPiece& p) {
       for (Index n = 0; n < p.size; ++n)
         adam_step(p.grad[n], p.shrink, rates, p.value[n], p.first[n], p.second[n], p.average[n]);
     });
