@@ -111,6 +111,14 @@ void DeviceLink::start_sums(const std::vector<std::span<float>>& arrays) {
   });
 }
 
+void DeviceLink::start_broadcasts(const std::vector<Message>& arrays) {
+  parts_->start([&] {
+    for (const Message& m : arrays)
+      check(ncclBroadcast(m.data, m.data, m.size, ncclFloat, m.peer, parts_->comm, messages()),
+            "GPUs cannot share an array");
+  });
+}
+
 void DeviceLink::finish() {
   ncclResult_t status = ncclSuccess;
   check(ncclCommGetAsyncError(parts_->comm, &status), "NCCL does not answer");

@@ -59,6 +59,16 @@ void DeviceLink::start_sums(const std::vector<std::span<float>>& arrays) {
   parts_->summed.push_back(arrays);
 }
 
+void DeviceLink::start_broadcasts(const std::vector<Message>& arrays) {
+  for (const Message& m : arrays) {
+    std::vector<float> values(m.size);
+    const std::size_t bytes = m.size * sizeof(float);
+    if (m.peer == parts_->comm.rank()) accelerator::to_host(values.data(), m.data, bytes);
+    parts_->comm.broadcast(std::as_writable_bytes(std::span(values)), m.peer);
+    if (m.peer != parts_->comm.rank()) accelerator::to_accelerator(m.data, values.data(), bytes);
+  }
+}
+
 void DeviceLink::finish() {
   mpi_check(
       MPI_Waitall(static_cast<int>(parts_->requests.size()), parts_->requests.data(), MPI_STATUSES_IGNORE),

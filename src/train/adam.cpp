@@ -13,30 +13,38 @@ namespace pluvia {
 
 namespace {
 
-/// A part of one parameter, for one thread.
-struct Piece {
-  std::size_t parameter, from, to;
-};
-template <class P> std::vector<Piece> cut(const std::vector<P*>& parameters, std::size_t most = 16384) {
-  std::vector<Piece> out;
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const std::size_t size = parameters[i]->value.storage().size();
-    for (std::size_t from = 0; from < size; from += most)
-      out.push_back({i, from, std::min(size, from + most)});
+/// A part of so many values, for one thread.
+std::vector<Span> cut(Index size, Index most) {
+  std::vector<Span> out;
+  for (Index from = 0; from < size; from += most) out.push_back({from, std::min(size, from + most)});
+  return out;
+}
+constexpr Index piece = 16384, gpu_piece = 1024;
+
+/// Of the gradients alone.
+template <class P>
+std::vector<kernels::AdamPiece> gradients_of(const std::vector<P*>& parameters, Index most) {
+  std::vector<kernels::AdamPiece> out;
+  for (const Parameter* p : parameters) {
+    const auto grad = p->grad.storage();
+    for (const Span part : cut(static_cast<Index>(grad.size()), most))
+      out.push_back({.grad = grad.data() + part.from, .size = part.size()});
   }
   return out;
 }
 
-std::vector<kernels::AdamPiece> describe(Adam& adam, const std::vector<Parameter*>& parameters,
-                                         const std::vector<Piece>& pieces) {
+/// Of what this rank owns.
+std::vector<kernels::AdamPiece> own_pieces(Adam& adam, const ParameterShards& shards, Index most) {
   std::vector<kernels::AdamPiece> out;
-  for (const Piece& piece : pieces) {
-    Parameter& p = *parameters[piece.parameter];
-    Adam::State& state = adam.states[piece.parameter];
-    out.push_back({p.grad.storage().data() + piece.from, p.value.storage().data() + piece.from,
-                   state.first.storage().data() + piece.from, state.second.storage().data() + piece.from,
-                   state.average.storage().data() + piece.from, static_cast<Index>(piece.to - piece.from),
-                   p.decay == Parameter::Decay::yes});
+  for (const ParameterShards::Piece& own : shards.own()) {
+    Parameter& p = *own.parameter;
+    for (const Span part : cut(own.values.size(), most)) {
+      const Index of_parameter = own.values.from + part.from, of_state = own.at + part.from;
+      out.push_back({p.grad.storage().data() + of_parameter, p.value.storage().data() + of_parameter,
+                     adam.first.storage().data() + of_state, adam.second.storage().data() + of_state,
+                     adam.average.storage().data() + of_state, part.size(),
+                     p.decay == Parameter::Decay::yes});
+    }
   }
   return out;
 }
@@ -50,35 +58,35 @@ kernels::AdamRates rates_of(std::int64_t step, double learning_rate, double weig
           static_cast<float>(learning_rate * weight_decay)};
 }
 
-/// Calls f(i) for every piece, of about as many values on each thread.
-template <class F> void for_pieces(const std::vector<Piece>& pieces, F&& f) {
-  constexpr std::size_t tasks = 64;
-  std::size_t total = 0, before = 0;
-  for (const Piece& p : pieces) total += p.to - p.from;
+/// Calls f(i, piece) for every piece, of about as many values on each thread.
+template <class F> void for_pieces(const std::vector<kernels::AdamPiece>& pieces, F&& f) {
+  constexpr Index tasks = 64;
+  Index total = 0, before = 0;
+  for (const kernels::AdamPiece& p : pieces) total += p.size;
   std::vector<std::size_t> first; // piece of each task
-  for (std::size_t i = 0; i < pieces.size(); before += pieces[i].to - pieces[i].from, ++i)
-    while (first.size() * total <= before * tasks) first.push_back(i);
+  for (std::size_t i = 0; i < pieces.size(); before += pieces[i].size, ++i)
+    while (static_cast<Index>(first.size()) * total <= before * tasks) first.push_back(i);
   first.push_back(pieces.size());
   parallel_for(static_cast<Index>(first.size()) - 1, [&](Index task) {
     const auto t = static_cast<std::size_t>(task);
-    for (std::size_t i = first[t]; i < first[t + 1]; ++i) f(i);
+    for (std::size_t i = first[t]; i < first[t + 1]; ++i) f(i, pieces[i]);
   });
 }
 
 } // namespace
 
-Adam make_adam(const std::vector<Parameter*>& parameters) {
-  Adam adam;
-  for (const Parameter* p : parameters) {
-    const Tensor& v = p->value;
-    adam.states.push_back(
-        {Tensor::zeros(v.shape(), {}, v.device()), Tensor::zeros(v.shape(), {}, v.device()), v.clone()});
-  }
-  if (!parameters.empty() && parameters.front()->value.device() == Device::gpu) {
-    constexpr std::size_t piece = 1024;
+Adam make_adam(const ParameterShards& shards) {
+  const bool none = shards.parameters().empty();
+  const Device device = none ? Device::host : shards.parameters().front()->value.device();
+  const Shape shape{1, 1, 1, 1, shards.size()};
+  Adam adam{0, Tensor::zeros(shape, {}, device), Tensor::zeros(shape, {}, device), Tensor(shape, {}, device)};
+  set_values(adam.average, shards.values());
+  if (device == Device::gpu) {
+    using Pieces = DeviceArray<kernels::AdamPiece>;
     adam.there = std::make_shared<AdamThere>();
-    adam.there->pieces = DeviceArray<kernels::AdamPiece>(describe(adam, parameters, cut(parameters, piece)));
-    adam.there->longest = piece;
+    adam.there->gradients = Pieces(gradients_of(shards.parameters(), gpu_piece));
+    adam.there->own = Pieces(own_pieces(adam, shards, gpu_piece));
+    adam.there->longest = gpu_piece;
   }
   return adam;
 }
@@ -86,31 +94,26 @@ Adam make_adam(const std::vector<Parameter*>& parameters) {
 double gradient_norm(const std::vector<Parameter*>& parameters) {
   std::vector<const Parameter*> ordered(parameters.begin(), parameters.end());
   std::ranges::sort(ordered, {}, &Parameter::name);
-  const std::vector<Piece> pieces = cut(ordered);
-  std::vector<double> squares(pieces.size(), 0.0);
-  for_pieces(pieces, [&](std::size_t i) {
-    const Piece& piece = pieces[i];
+  const std::vector<kernels::AdamPiece> pieces = gradients_of(ordered, piece);
+  std::vector<double> squares(pieces.size());
+  for_pieces(pieces, [&](std::size_t i, const kernels::AdamPiece& p) {
     double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
-    std::size_t lane = 0;
-    for (float g : ordered[piece.parameter]->grad.storage().subspan(piece.from, piece.to - piece.from))
-      lanes[lane++ % 8] += static_cast<double>(g) * g;
+    for (Index n = 0; n < p.size; ++n) lanes[n % 8] += static_cast<double>(p.grad[n]) * p.grad[n];
     for (double s : lanes) squares[i] += s;
   });
   return std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
 }
 
-void update(Adam& adam, const std::vector<Parameter*>& parameters, double learning_rate, double weight_decay,
+void update(Adam& adam, ParameterShards& shards, double learning_rate, double weight_decay,
             double gradient_scale) {
   const kernels::AdamRates rates = rates_of(++adam.step, learning_rate, weight_decay);
   const auto scale = static_cast<float>(gradient_scale);
-  const std::vector<Piece> parts = cut(parameters);
-  const std::vector<kernels::AdamPiece> pieces = describe(adam, parameters, parts);
-  for_pieces(parts, [&](std::size_t i) {
-    const kernels::AdamPiece p = pieces[i];
+  for_pieces(own_pieces(adam, shards, piece), [&](std::size_t, const kernels::AdamPiece& p) {
     const float shrink = p.decays ? rates.shrink : 0.0F;
     for (Index n = 0; n < p.size; ++n)
       adam_step(p.grad[n], shrink, rates, scale, p.value[n], p.first[n], p.second[n], p.average[n]);
   });
+  shards.gather();
 }
 
 void send_rates(Adam& adam, double learning_rate, double weight_decay) {
@@ -118,14 +121,22 @@ void send_rates(Adam& adam, double learning_rate, double weight_decay) {
   adam.there->next_rates.send();
 }
 
-void update_there(Adam& adam, double clip_norm, double* norm) {
+void update_there(Adam& adam, ParameterShards& shards, double clip_norm, double* norm, DeviceLink* link) {
   AdamThere& there = *adam.there;
-  kernels::gradient_norm(there.pieces, norm);
-  kernels::update(there.pieces, there.longest, there.rates.data(), clip_norm, norm);
+  kernels::gradient_norm(there.gradients, norm);
+  kernels::update(there.own, there.longest, there.rates.data(), clip_norm, norm);
+  shards.gather(link);
 }
 
-void swap_average(Adam& adam, const std::vector<Parameter*>& parameters) {
-  for (std::size_t i = 0; i < parameters.size(); ++i) std::swap(adam.states[i].average, parameters[i]->value);
+void swap_average(Adam& adam, ParameterShards& shards) {
+  for (const ParameterShards::Piece& own : shards.own()) {
+    std::vector<float> weights(static_cast<std::size_t>(own.values.size())), average(weights.size());
+    read_values(own.parameter->value, own.values.from, weights);
+    read_values(adam.average, own.at, average);
+    write_values(own.parameter->value, own.values.from, average);
+    write_values(adam.average, own.at, weights);
+  }
+  shards.gather();
 }
 
 double learning_rate_at(std::int64_t step, double peak, std::int64_t warmup, std::int64_t steps) {

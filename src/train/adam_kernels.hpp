@@ -33,8 +33,9 @@ namespace pluvia {
 
 /// What updates on an accelerator keep there.
 struct AdamThere {
-  DeviceArray<kernels::AdamPiece> pieces = {};
-  Index longest = 0; ///< piece
+  DeviceArray<kernels::AdamPiece> gradients = {}; ///< of all parameters
+  DeviceArray<kernels::AdamPiece> own = {};       ///< of what this rank updates
+  Index longest = 0;                              ///< piece
   DeviceArray<kernels::AdamRates> rates = DeviceArray<kernels::AdamRates>(1);
   Upload<kernels::AdamRates> next_rates = Upload<kernels::AdamRates>(rates.data(), 1);
 };

@@ -44,7 +44,8 @@ Outcome train(bool recorded, Precision precision) {
   StUnet net(settings, {inputs, leads, classes}, 3);
   net.parameters().move_to(Device::gpu);
   const std::vector<Parameter*> parameters = net.parameters().all();
-  Adam adam = make_adam(parameters);
+  ParameterShards shards(alone, parameters);
+  Adam adam = make_adam(shards);
   DeviceStep there;
   StepRecorder recorder;
   Outcome out;
@@ -70,7 +71,7 @@ Outcome train(bool recorded, Precision precision) {
           net.forward(tape, tiles, there.input(0), there.base(0), {0.3, 5, 0, there.sample(0)});
       ordinal_loss(logits, there.target(0), tape, there.loss());
       tape.backward();
-      update_there(adam, 0.5, there.norm());
+      update_there(adam, shards, 0.5, there.norm(), nullptr);
     };
     if (recorded)
       out.ways.push_back(recorder.run(there.places(), work));
@@ -80,11 +81,8 @@ Outcome train(bool recorded, Precision precision) {
     if (step > 0) take(); // what the step before found
   }
   take();
-  for (std::size_t i = 0; i < parameters.size(); ++i)
-    for (const Tensor* t : {&parameters[i]->value, &adam.states[i].average}) {
-      const std::vector<float> values = values_of(*t);
-      out.values.insert(out.values.end(), values.begin(), values.end());
-    }
+  for (const std::vector<float>& values : {shards.values(), values_of(adam.average)})
+    out.values.insert(out.values.end(), values.begin(), values.end());
   return out;
 }
 
@@ -107,11 +105,13 @@ TEST_F(OnAccelerator, WhatIsNotFiniteChangesNothing) {
   p.grad.fill(1.0F);
   p.grad.storage()[1500] = INFINITY;
   set.move_to(Device::gpu);
-  Adam adam = make_adam(set.all());
+  const Communicator alone(MPI_COMM_SELF);
+  ParameterShards shards(alone, set.all());
+  Adam adam = make_adam(shards);
   DeviceStep there;
   const auto step = [&] {
     send_rates(adam, 1e-2, 0.1);
-    update_there(adam, 1.0, there.norm());
+    update_there(adam, shards, 1.0, there.norm(), nullptr);
     there.post();
     return there.take().norm;
   };

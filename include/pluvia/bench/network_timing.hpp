@@ -44,6 +44,12 @@ public:
   void recorded_step();
 
   std::int64_t parameters() { return network_.parameters().size(); }
+  /// What the optimiser keeps on this rank.
+  std::int64_t optimiser_bytes() const {
+    return static_cast<std::int64_t>(adam_.first.storage().size_bytes() +
+                                     adam_.second.storage().size_bytes() +
+                                     adam_.average.storage().size_bytes());
+  }
   const Decomposition& tiles() const { return tiles_; }
   const ProcessGrid& grid() const { return grid_; }
   const Stages& stages() const { return pipeline_.stages(); }
@@ -62,6 +68,7 @@ private:
   Pipeline pipeline_;
   int samples_;
   std::vector<Parameter*> parameters_;
+  ParameterShards shards_;
   Adam adam_;
   GradientBlocks blocks_;
   Var input_, base_;

@@ -32,6 +32,9 @@ public:
   void start(const std::vector<Message>& outgoing, const std::vector<Message>& incoming);
   /// Starts to add up arrays over all ranks, in place; else as start(). Collective.
   void start_sums(const std::vector<std::span<float>>& arrays);
+  /// Starts to copy arrays from the rank that is their peer to all others; else as start(). Collective: the
+  /// same ones on all ranks.
+  void start_broadcasts(const std::vector<Message>& arrays);
   /// What is asked for next comes after all that was started on this link. Throws Error when a peer is lost.
   /// Local.
   void finish();
