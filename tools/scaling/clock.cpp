@@ -1,5 +1,7 @@
 #include "clock.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <map>
 #include <utility>
@@ -18,13 +20,11 @@ constexpr int halo_tag = 11, relay_tag = 12, gather_tag = 31, first_sum_tag = 10
 
 double bytes_per_second = 1;
 
-/// What nobody reads: messages of all ranks share it.
-std::vector<char>& scratch(std::int64_t bytes) {
-  static std::vector<char> memory[2];
-  static int turn = 0;
-  std::vector<char>& out = memory[turn ^= 1];
-  if (static_cast<std::int64_t>(out.size()) < bytes) out.resize(static_cast<std::size_t>(bytes));
-  return out;
+/// What nobody reads: sums of all ranks share it.
+void* scratch() {
+  static void* const memory = mmap(nullptr, std::size_t{1} << 32, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory;
 }
 
 } // namespace
@@ -85,28 +85,6 @@ void RankClock::wait_for_stage(MPI_Request* request) {
   book_since(start, spent_.stages);
 }
 
-void RankClock::wait_moving(std::span<MPI_Request> requests) {
-  while (true) {
-    const bool arrived = advance_sums();
-    std::vector<MPI_Request> all;
-    std::vector<MPI_Request*> places;
-    const auto add = [&](MPI_Request& r) {
-      if (r != MPI_REQUEST_NULL) all.push_back(r), places.push_back(&r);
-    };
-    for (MPI_Request& r : requests) add(r);
-    if (all.empty()) return;
-    if (arrived) {
-      PMPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
-      return;
-    }
-    for (Sum& sum : sums_)
-      for (MPI_Request& r : sum.requests) add(r);
-    int done = MPI_UNDEFINED;
-    PMPI_Waitany(static_cast<int>(all.size()), all.data(), &done, MPI_STATUS_IGNORE);
-    for (std::size_t i = 0; i < all.size(); ++i) *places[i] = all[i];
-  }
-}
-
 std::vector<RankClock::Step> RankClock::steps_of(int rank, int size, std::int64_t bytes) {
   int power = 1;
   while (2 * power <= size) power *= 2;
@@ -143,21 +121,61 @@ void RankClock::begin_step(Sum& sum) {
   sum.begun = true;
   catch_up();
   if (step.received > 0)
-    PMPI_Irecv(scratch(step.received).data(), static_cast<int>(step.received), MPI_BYTE, step.peer, sum.tag,
-               sum.comm, &sum.requests[0]);
+    PMPI_Irecv(scratch(), static_cast<int>(step.received), MPI_BYTE, step.peer, sum.tag, sum.comm,
+               &sum.requests[0]);
   if (step.sent > 0)
-    PMPI_Isend(scratch(step.sent).data(), static_cast<int>(step.sent), MPI_BYTE, step.peer, sum.tag, sum.comm,
+    PMPI_Isend(scratch(), static_cast<int>(step.sent), MPI_BYTE, step.peer, sum.tag, sum.comm,
                &sum.requests[1]);
+}
+
+/// The requests that are under way, of some arrays of them, and where they stand.
+struct RankClock::UnderWay {
+  std::vector<MPI_Request> all;
+  std::vector<MPI_Request*> places;
+  void add(std::span<MPI_Request> requests) {
+    for (MPI_Request& r : requests)
+      if (r != MPI_REQUEST_NULL) all.push_back(r), places.push_back(&r);
+  }
+  void put_back() {
+    for (std::size_t i = 0; i < all.size(); ++i) *places[i] = all[i];
+  }
+  void wait_for_one() {
+    int which = MPI_UNDEFINED;
+    PMPI_Waitany(static_cast<int>(all.size()), all.data(), &which, MPI_STATUS_IGNORE);
+    put_back();
+  }
+  /// Lets go of those that have ended; one question for all, for each costs SimGrid a change of context.
+  void test() {
+    for (int gone = 1, which = 0; gone != 0 && which != MPI_UNDEFINED;)
+      PMPI_Testany(static_cast<int>(all.size()), all.data(), &which, &gone, MPI_STATUS_IGNORE);
+    put_back();
+  }
+};
+
+void RankClock::wait_moving(std::span<MPI_Request> requests) {
+  while (true) {
+    const bool arrived = advance_sums();
+    UnderWay under_way;
+    under_way.add(requests);
+    if (under_way.all.empty()) return;
+    if (arrived) {
+      PMPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
+      return;
+    }
+    for (Sum& sum : sums_) under_way.add(sum.requests);
+    under_way.wait_for_one();
+  }
 }
 
 bool RankClock::advance_sums() {
   if (sums_.empty()) return true;
   catch_up();
+  UnderWay under_way;
+  for (Sum& sum : sums_) under_way.add(sum.requests);
+  under_way.test();
   for (Sum& sum : sums_) {
     while (sum.at < sum.steps.size()) {
       if (!sum.begun) begin_step(sum);
-      for (MPI_Request& r : sum.requests)
-        if (int gone = 0; r != MPI_REQUEST_NULL) PMPI_Test(&r, &gone, MPI_STATUS_IGNORE);
       if (std::ranges::any_of(sum.requests, [](MPI_Request r) { return r != MPI_REQUEST_NULL; })) break;
       // The additions: two values are read and one written for each.
       if (const Step& step = sum.steps[sum.at]; step.adds)
@@ -173,14 +191,9 @@ std::vector<std::int64_t> RankClock::finish_sums() {
   catch_up();
   const double start = PMPI_Wtime(), added = spent_.sums;
   while (!advance_sums()) {
-    std::vector<MPI_Request> all;
-    std::vector<MPI_Request*> places;
-    for (Sum& sum : sums_)
-      for (MPI_Request& r : sum.requests)
-        if (r != MPI_REQUEST_NULL) all.push_back(r), places.push_back(&r);
-    int done = MPI_UNDEFINED;
-    PMPI_Waitany(static_cast<int>(all.size()), all.data(), &done, MPI_STATUS_IGNORE);
-    for (std::size_t i = 0; i < all.size(); ++i) *places[i] = all[i];
+    UnderWay under_way;
+    for (Sum& sum : sums_) under_way.add(sum.requests);
+    under_way.wait_for_one();
   }
   catch_up();
   spent_.sums = added + PMPI_Wtime() - start;

@@ -61,6 +61,7 @@ private:
     bool begun = false;
     MPI_Request requests[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
   };
+  struct UnderWay;
   void pass(double seconds, double& account);
   void begin_step(Sum& sum);
   void wait_moving(std::span<MPI_Request> requests);
