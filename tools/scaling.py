@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Predicts how a training step scales to a thousand ranks, on clusters that are simulated by SimGrid.
 
-    tools/scaling.py CONFIG [-o FOLDER] [key=value ...]
+    tools/scaling.py CONFIG [-o FOLDER] [--ranks N,...] [key=value ...]
 
 Times the network's operators on this machine with `pluvia bench`, in processor time, on one rank and grids of several
-sizes. Then runs the halo exchanges and sums of a step on simulated ranks (tools/scaling/predict.cpp): on 1 to 8 that
-share this machine, beside real ones, and on a cluster of CPU nodes and one of GPU nodes. Prints tables and writes
+sizes. Then runs steps of the program's own stages, halos, gathers and sums on simulated ranks
+(tools/scaling/predict.cpp): on 1 to 4 that share this machine, beside real ones, and on a cluster of CPU nodes and one
+of GPU nodes, for every axis along which ranks share the work, and for products of them. Prints tables and writes
 scaling.json and, where matplotlib is installed, scaling.png. What FOLDER (build/scaling/run) holds already is not done
 again. Needs build/release/pluvia and SimGrid (libsimgrid-dev)."""
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -22,9 +24,11 @@ PLUVIA, BUILD = ROOT / "build/release/pluvia", ROOT / "build/scaling"
 CLOCK = BUILD / "processor_clock.so"
 TIMED = [8, 16, 32, 64, 128]  # cells along the side of the grids whose operators are timed; beyond, cells cost the same
 REPEATS = 3  # of each: the least times count, for other work on the machine only adds
-TILES, RANKS, STRONG = [16, 32, 64, 128, 256], [1, 4, 16, 64, 256, 1024], 2048
-REAL_SIDE, REAL_RANKS = 64, [1, 2, 4, 8]
-ENOUGH = 0.8  # efficiency below which a tile counts as too small
+SIDE, BATCH, RANKS = 512, 2, [16, 64, 256, 1024]  # of the domain, cells; samples of a step
+REAL_SIDE, REAL_RANKS = 64, [1, 2, 4]
+ENOUGH = 0.8  # efficiency below which ranks count as too many
+AXES = [{}, {"replicas": 2}, {"stages": 2}, {"time": 2}, {"time": 4}, {"tensor": 2}, {"tensor": 4}]
+PRODUCTS_FROM, PRODUCTS_MOST = 256, 3  # ranks on which all products are tried; more of them get the best so many
 
 # speed: a rank's, of a core of the measured machine. latency: of each of the two or four links between nodes.
 CLUSTERS = {
@@ -37,22 +41,20 @@ CLUSTERS = {
 }
 # What SimGrid would assume of Ethernet and TCP is left out; large sums go by halves (Rabenseifner). Messages that are
 # sent without waiting would stay in SimGrid's lists and make it slow, so that a send ends when it has been received.
-SIMULATION = ["smpi/simulate-computation:no", "smpi/wtime:0", "smpi/coll-selector:ompi", "smpi/allreduce:rab_rdb",
+SIMULATION = ["smpi/simulate-computation:no", "smpi/wtime:0", "smpi/test:0", "smpi/coll-selector:ompi", "smpi/allreduce:rab_rdb",
               "smpi/send-is-detached-thresh:0", "smpi/bw-factor:0:1", "smpi/lat-factor:0:1",
               "network/bandwidth-factor:1", "network/latency-factor:1", "network/weight-S:0", "network/TCP-gamma:0",
               "network/crosstraffic:0"]
 
 
-def cluster_platform(cluster, latency=True):
-    """A fat tree of two levels with full bisection; without latency for telling what it costs."""
-    nodes = cluster["nodes"]
-    leaf = 16
+def cluster_platform(cluster):
+    """A fat tree of two levels with full bisection."""
+    nodes, leaf = cluster["nodes"], 16
     links = f'{leaf},{nodes // leaf};1,{leaf};1,1'
-    times = cluster if latency else {**cluster, "latency": 0, "inside_latency": 0}
     return (f'<cluster id="cluster" prefix="node" suffix="" radical="0-{nodes - 1}" speed="{cluster["speed"]}Gf" '
-            f'core="{cluster["ranks"]}" bw="{cluster["bandwidth"]}Bps" lat="{times["latency"]}s" topology="FAT_TREE" '
+            f'core="{cluster["ranks"]}" bw="{cluster["bandwidth"]}Bps" lat="{cluster["latency"]}s" topology="FAT_TREE" '
             f'topo_parameters="2;{links}" sharing_policy="SPLITDUPLEX" '
-            f'loopback_bw="{cluster["inside_bandwidth"]}Bps" loopback_lat="{times["inside_latency"]}s"/>')
+            f'loopback_bw="{cluster["inside_bandwidth"]}Bps" loopback_lat="{cluster["inside_latency"]}s"/>')
 
 
 def machine_platform(cores, messages):
@@ -66,7 +68,7 @@ class Simulator:
     def __init__(self, folder, config, measured, replaced):
         self.folder, self.arguments, self.replaced = folder, [config, ",".join(map(str, measured))], replaced
 
-    def step(self, platform, ranks_per_node, ranks, ny, nx):
+    def step(self, platform, ranks_per_node, ranks, ny, nx, settings=()):
         """A step on so many ranks, as predict prints it."""
         xml, hosts = self.folder / "platform.xml", self.folder / "hosts"
         xml.write_text('<?xml version="1.0"?>\n<!DOCTYPE platform SYSTEM "https://simgrid.org/simgrid.dtd">\n'
@@ -75,23 +77,23 @@ class Simulator:
         run = subprocess.run(
             ["smpirun", "-quiet", "-no-privatize", "-np", str(ranks), "-platform", xml, "-hostfile", hosts,
              *(f"--cfg={setting}" for setting in SIMULATION), "--log=root.thres:error", BUILD / "predict",
-             *self.arguments, *self.replaced, f"bench.ny={ny}", f"bench.nx={nx}"],
-            cwd=self.folder, capture_output=True, text=True)
+             *self.arguments, *self.replaced, *settings, f"bench.ny={ny}", f"bench.nx={nx}"],
+            cwd=self.folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if run.returncode != 0:
             sys.exit(f"scaling.py: the simulation of {ranks} ranks failed ({run.returncode})\n{run.stderr}")
         return json.loads(run.stdout)
 
 
-def bench(config, ranks, output, settings):
-    """What pluvia bench writes, measured once; on one rank in processor time."""
+def bench(config, ranks, output, settings, clock=True):
+    """What pluvia bench writes, measured once; in processor time with `clock`, else in that of the wall."""
     if not output.exists():
         command = [PLUVIA, "bench", config, f"bench.output={output}", *settings]
         if ranks > 1:
             command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]
-        print("  " + " ".join(settings), flush=True)
-        clock = {"LD_PRELOAD": str(CLOCK), "OMP_NUM_THREADS": "1"} if ranks == 1 else {}
+        print("  " + " ".join(([f"{ranks} ranks"] if ranks > 1 else []) + settings), flush=True)
+        preload = {"LD_PRELOAD": str(CLOCK), "OMP_NUM_THREADS": "1"} if clock else {}
         run = subprocess.run([*map(str, command), "parallel.threads=1", "train.precision=f32"], capture_output=True,
-                             text=True, env={**os.environ, **clock})
+                             text=True, env={**os.environ, **preload})
         if run.returncode != 0:
             sys.exit(f"scaling.py: pluvia bench failed\n{run.stderr}")
     return json.loads(output.read_text())
@@ -107,8 +109,7 @@ def cores_at_hand(config, folder, settings, real):
         if any(program.wait() != 0 for program in running):
             sys.exit("scaling.py: pluvia bench failed")
     beside = [json.loads(file.read_text())["timings"]["training step f32"]["min_s"] for file in files]
-    alone = min(row["min_s"] for row in real["scaling"] if row["ranks"] == 1)
-    return max(1, round(cores * alone / statistics.mean(beside)))
+    return max(1, round(cores * real["timings"]["training step f32"]["min_s"] / statistics.mean(beside)))
 
 
 def build():
@@ -123,91 +124,126 @@ def build():
             sys.exit(f"scaling.py: the predictor was not built\n{run.stdout}{run.stderr}")
 
 
-def shape_of(ranks):
-    """Rows and columns of ranks, a power of two, as pluvia lays them out over a square."""
-    rows = 2 ** ((ranks.bit_length() - 1) // 2)
-    return rows, ranks // rows
+def product(axis):
+    """How many ranks share a tile, and settings that share it out so; each replica has its part of the batch."""
+    ranks = 1
+    for n in axis.values():
+        ranks *= n
+    return ranks, [f"parallel.{key}={n}" for key, n in axis.items()] + [
+        f"bench.samples={BATCH // axis.get('replicas', 1)}"]
 
 
-def validate(simulator, real, cores):
+def name_of(axis):
+    words = {"replicas": "replicas", "stages": "stages", "time": "parts of the frames", "tensor": "shares of the channels"}
+    return " x ".join(f"{n} {words[key]}" for key, n in axis.items()) or "tiles alone"
+
+
+def products():
+    """Of two axes or more, for which the batch has enough samples."""
+    for numbers in itertools.product(*[[1, 2]] * 4):
+        axis = {key: n for key, n in zip(["replicas", "stages", "time", "tensor"], numbers) if n > 1}
+        if len(axis) > 1 and BATCH // axis.get("replicas", 1) >= axis.get("stages", 1):
+            yield axis
+
+
+def validate(simulator, folder, config, replaced):
     """Real steps on this machine, the fastest of each kind, beside predicted ones."""
-    platform = machine_platform(cores, real["messages"])
-    rows = []
-    print(f"\nhere, {cores} of {real['machine']['cores']} cores at hand\n"
-          f"{'':7} {'ranks':>5} {'grid':>11} {'real s':>8} {'predicted s':>11} {'error':>6}")
-    size = lambda row: (row["ranks"], row["ny"], row["nx"])
-    for row in real["scaling"]:
-        took = min(other["min_s"] for other in real["scaling"] if size(other) == size(row))
-        predicted = simulator.step(platform, max(REAL_RANKS), *size(row))["step_s"]
-        rows.append({**{key: row[key] for key in ("scaling", "ranks", "ny", "nx")}, "real_s": took,
-                     "predicted_s": predicted, "error": predicted / took - 1})
-        print(f"{row['scaling']:7} {row['ranks']:>5} {row['ny']:>5} x {row['nx']:<4}{took:>8.3f} "
-              f"{predicted:>11.3f} {100 * rows[-1]['error']:>+5.0f}%")
+    side = [f"bench.ny={REAL_SIDE}", f"bench.nx={REAL_SIDE}", "bench.rounds=10"]
+    alone = bench(config, 1, folder / "bench_alone.json", [*replaced, *side, "bench.samples=1"], clock=False)
+    cores = cores_at_hand(config, folder, [*replaced, *side, "bench.samples=1"], alone)
+    rows, messages = [], None
+    print(f"\nhere, {cores} of {alone['machine']['cores']} cores at hand\n"
+          f"{'':24} {'ranks':>5} {'real s':>8} {'predicted s':>11} {'error':>6}")
+    for ranks, axis in itertools.product(REAL_RANKS, AXES):
+        members, settings = product(axis)
+        if members > ranks or (members > 2 and ranks < max(REAL_RANKS)):
+            continue
+        name = "_".join(f"{key}{n}" for key, n in axis.items()) or "tiles"
+        real = bench(config, ranks, folder / f"bench_real_{ranks}_{name}.json", [*replaced, *side, *settings], clock=False)
+        messages = real.get("messages") or messages or {"bytes_per_s": 1e9, "latency_s": 1e-6}
+        predicted = simulator.step(machine_platform(cores, messages), max(REAL_RANKS), ranks, REAL_SIDE, REAL_SIDE, settings)
+        took = real["timings"]["training step f32"]["min_s"]
+        rows.append({"axis": axis, "ranks": ranks, "real_s": took, "predicted_s": predicted["step_s"],
+                     "error": predicted["step_s"] / took - 1,
+                     "messages_agree": predicted["halo"] == real["halo"]})
+        print(f"{name_of(axis):24} {ranks:>5} {took:>8.3f} {predicted['step_s']:>11.3f} {100 * rows[-1]['error']:>+5.0f}%"
+              + ("" if rows[-1]["messages_agree"] else "  other messages"))
     return rows
 
 
-def shares(step, latency):
-    """Where the time of a step goes, `latency` of it into that of halos. Waiting for tiles that have more to do is no
-    matter of the network."""
-    parts = {"operators": step["operators_s"], "copies": step["copies_s"], "all-reduce": step["sums_least_s"]}
-    parts["imbalance"] = step["operators_most_s"] - step["operators_s"]
-    halos = max(0.0, step["step_s"] - sum(parts.values()))
-    latency = min(halos, max(0.0, latency))
-    return {**parts, "halo latency": latency, "halo bandwidth": halos - latency}
+def shares(step):
+    """Where the time of a step goes. Waiting for ranks that have more to do is no matter of the network; of the rest
+    each kind of waiting has its part."""
+    parts = {"operators": step["operators_s"], "copies": step["copies_s"], "sums of gradients": step["sums_least_s"],
+             "uneven work": step["operators_most_s"] - step["operators_s"]}
+    rest = max(0.0, step["step_s"] - sum(parts.values()))
+    waits = {"halos": step["halo_wait_s"], "gathers": step["gather_wait_s"],
+             "stages": step["stage_wait_s"]}
+    all_waits = sum(waits.values()) or 1
+    return {**parts, **{name: rest * seconds / all_waits for name, seconds in waits.items()}}
 
 
-def ladder(simulator, name, cluster, done, keep):
-    """Every step of the weak and strong ladder; `done` holds those of before."""
-    sizes = {(ranks, tile * shape_of(ranks)[0], tile * shape_of(ranks)[1]) for tile in TILES for ranks in RANKS}
-    sizes |= {(ranks, STRONG, STRONG) for ranks in RANKS}
-    for ranks, ny, nx in sorted(sizes):
-        key = f"{name} {ranks} {ny} {nx}"
-        if key not in done:
+class Study:
+    """Steps on the clusters; those of before are in steps.json."""
+    def __init__(self, simulator, folder):
+        self.simulator, self.store = simulator, folder / "steps.json"
+        self.done = json.loads(self.store.read_text()) if self.store.exists() else {}
+
+    def step(self, name, axis, ranks):
+        key, cluster = f"{name} {ranks} {name_of(axis)}", CLUSTERS[name]
+        if key not in self.done:
             print(f"  {key}", flush=True)
-            done[key] = simulator.step(cluster_platform(cluster), cluster["ranks"], ranks, ny, nx)
-            keep()
-    for tile in TILES:  # neighbours are the same on any number of ranks, so that few show what latency does
-        side = 8 * tile
-        key = f"{name} 64 {side} {side} without latency"
-        if key not in done:
-            done[key] = simulator.step(cluster_platform(cluster, latency=False), cluster["ranks"], 64, side, side)
-            keep()
+            self.done[key] = self.simulator.step(cluster_platform(cluster), cluster["ranks"], ranks, SIDE, SIDE,
+                                                 product(axis)[1])
+            self.store.write_text(json.dumps(self.done, indent=1))
+        return self.done[key]
+
+    def run(self, ranks):
+        """All axes on each number of ranks, and then the products that are worth it."""
+        chosen = {name: list(products()) for name in CLUSTERS}
+        for n in sorted({1, *ranks}):
+            for name in CLUSTERS:
+                for axis in AXES if n > 1 else [{}]:
+                    self.step(name, axis, n)
+                if n < PRODUCTS_FROM:
+                    continue
+                chosen[name].sort(key=lambda axis: self.step(name, axis, n)["step_s"])
+                chosen[name] = chosen[name][:PRODUCTS_MOST]
 
 
-def report(name, done):
-    """Tables of a cluster, and what they hold."""
-    get = lambda ranks, ny, nx: done[f"{name} {ranks} {ny} {nx}"]
-    out = {"strong": [], "weak": []}
-    print(f"\n{name}: {CLUSTERS[name]['text']}\n\nstrong, {STRONG} x {STRONG} cells\n"
-          f"{'ranks':>6} {'tile':>11} {'step s':>9} {'efficiency':>10}")
-    first = get(1, STRONG, STRONG)["step_s"]
-    for ranks in RANKS:
-        step, (rows, cols) = get(ranks, STRONG, STRONG), shape_of(ranks)
-        row = {"ranks": ranks, "tile": [STRONG // rows, STRONG // cols], "step_s": step["step_s"],
-               "efficiency": first / ranks / step["step_s"]}
-        out["strong"].append(row)
-        print(f"{ranks:>6} {row['tile'][0]:>5} x {row['tile'][1]:<4}{step['step_s']:>9.4f} "
-              f"{100 * row['efficiency']:>9.1f}%")
-    parts = ["operators", "copies", "halo latency", "halo bandwidth", "all-reduce", "imbalance"]
-    print(f"\nweak, efficiency on so many ranks, and shares of the step on {RANKS[-1]}\n{'tile':>10} "
-          + " ".join(f"{ranks:>6}" for ranks in RANKS[1:]) + "   " + " ".join(f"{part:>14}" for part in parts))
-    for tile in TILES:
-        steps = [get(ranks, tile * shape_of(ranks)[0], tile * shape_of(ranks)[1]) for ranks in RANKS]
-        efficiency = [steps[0]["step_s"] / step["step_s"] for step in steps]
-        key = f"{name} 64 {8 * tile} {8 * tile}"
-        latency = done[key]["halo_wait_s"] - done[f"{key} without latency"]["halo_wait_s"]
-        where = {part: seconds / steps[-1]["step_s"] for part, seconds in shares(steps[-1], latency).items()}
-        out["weak"].append({"tile": tile, "ranks": RANKS, "step_s": [s["step_s"] for s in steps],
-                            "efficiency": efficiency, "shares": where})
-        print(f"{tile:>4} x {tile:<4}" + " ".join(f"{100 * e:>5.1f}%" for e in efficiency[1:]) + "   "
-              + " ".join(f"{100 * where[part]:>13.1f}%" for part in parts))
-    small = [row for row in out["weak"] if row["efficiency"][-1] < ENOUGH]
-    if small:
-        worst = max((part for part in parts if part != "operators"), key=lambda part: small[-1]["shares"][part])
-        out["limit"] = {"tile": small[-1]["tile"], "by": worst}
-        print(f"below {100 * ENOUGH:.0f} % on {RANKS[-1]} ranks with {small[-1]['tile']} cells a side: {worst}")
-    else:
-        print(f"never below {100 * ENOUGH:.0f} %")
+def report(name, study, ranks):
+    """The table of a cluster, and what it holds."""
+    out = {"axes": [], "best": {}}
+    alone = study.step(name, {}, 1)["step_s"]
+    print(f"\n{name}: {CLUSTERS[name]['text']}; {SIDE} x {SIDE} cells, {BATCH} samples a step\n{'':32}"
+          + "".join(f"{n:>10}" for n in ranks) + "  ms a step on so many ranks\n" + f"{'':32}"
+          + "".join(f"{'eff.':>10}" for _ in ranks) + "  below 80 % with tiles of, limited by")
+    kept = [axis for axis in products() if any(f"{name} {n} {name_of(axis)}" in study.done for n in ranks)]
+    for axis in [*AXES, *kept]:
+        row = {"axis": axis, "name": name_of(axis), "ranks": [], "step_s": [], "efficiency": [], "shares": []}
+        for n in ranks:
+            if f"{name} {n} {name_of(axis)}" not in study.done:
+                continue
+            step = study.step(name, axis, n)
+            row["ranks"].append(n), row["step_s"].append(step["step_s"])
+            row["efficiency"].append(alone / n / step["step_s"])
+            row["shares"].append({part: seconds / step["step_s"] for part, seconds in shares(step).items()})
+            if row["efficiency"][-1] < ENOUGH and "limit" not in row:
+                lost = {part: share for part, share in row["shares"][-1].items() if part != "operators"}
+                # What operators take more than their part of one rank's: small tiles, and what ranks do alike.
+                lost["slower operators"] = row["shares"][-1]["operators"] - row["efficiency"][-1]
+                row["limit"] = {"ranks": n, "tile": [SIDE // step["rows"], SIDE // step["cols"]],
+                                "by": max(lost, key=lost.get)}
+        out["axes"].append(row)
+        cell = lambda values, n, text: format(text(values[row["ranks"].index(n)]) if n in row["ranks"] else "", ">10")
+        limit = (f"  {row['limit']['tile'][0]} x {row['limit']['tile'][1]}, {row['limit']['by']}" if "limit" in row else "")
+        print(f"{row['name']:32}" + "".join(cell(row["step_s"], n, lambda s: f"{1e3 * s:.2f}") for n in ranks) + "\n"
+              + f"{'':32}" + "".join(cell(row["efficiency"], n, lambda e: f"{100 * e:.0f}%") for n in ranks) + limit)
+    for n in ranks:
+        rows = [row for row in out["axes"] if n in row["ranks"]]
+        best = min(rows, key=lambda row: row["step_s"][row["ranks"].index(n)])
+        out["best"][n] = best["name"]
+        print(f"fastest on {n} ranks: {best['name']}")
     return out
 
 
@@ -218,18 +254,18 @@ def draw(clusters, file):
         import matplotlib.pyplot as plt
     except ImportError:
         return print("no plot: matplotlib is not installed")
-    colours = ["#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#009E73"]
-    figure, axes = plt.subplots(1, len(clusters), figsize=(8, 3), sharey=True, layout="constrained")
+    colours = ["#000000", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7"]
+    figure, axes = plt.subplots(1, len(clusters), figsize=(8, 3.2), sharey=True, layout="constrained")
     for axis, (name, tables) in zip(axes, clusters.items()):
-        for row, colour in zip(tables["weak"], colours):
-            axis.semilogx(row["ranks"], [100 * e for e in row["efficiency"]], "o-", ms=3, color=colour, base=2,
-                          label=f"{row['tile']} x {row['tile']} cells a rank")
-        axis.semilogx(RANKS, [100 * row["efficiency"] for row in tables["strong"]], "ks--", ms=3, base=2,
-                      label=f"{STRONG} x {STRONG} cells in all")
+        for i, row in enumerate(tables["axes"]):
+            single = i < len(AXES)
+            axis.semilogx(row["ranks"], [100 * e for e in row["efficiency"]], "o-" if single else "x", base=2,
+                          ms=3 if single else 4, color=colours[i] if single else "grey",
+                          label=row["name"] if single else "products" if i == len(AXES) else None)
         axis.axhline(100 * ENOUGH, color="grey", lw=0.5)
-        axis.set(title=f"{name} nodes", xlabel="ranks", xticks=RANKS, xticklabels=RANKS, ylim=(0, 110))
+        axis.set(title=f"{name} nodes", xlabel="ranks", xticks=RANKS, xticklabels=RANKS, ylim=(0, 105))
     axes[0].set_ylabel("efficiency [%], predicted")
-    axes[-1].legend(fontsize=7, loc="lower left")
+    axes[0].legend(fontsize=7, loc="lower left")
     figure.savefig(file, dpi=100)
     return print(f"plot in {file}")
 
@@ -238,6 +274,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("replaced", nargs="*", metavar="key=value")
+    parser.add_argument("--ranks", type=lambda text: [int(n) for n in text.split(",")], default=RANKS)
     parser.add_argument("-o", "--output", type=Path, default=BUILD / "run")
     args = parser.parse_args()
     folder, config = args.output.resolve(), str(Path(args.config).resolve())
@@ -251,21 +288,14 @@ def main():
             measured.append(folder / f"bench_{side}_{repeat}.json")
             timed = bench(config, 1, measured[-1],
                           [*args.replaced, f"bench.ny={side}", f"bench.nx={side}", "bench.rounds=1"])
-    print("timing real ranks", flush=True)
-    settings = [*args.replaced, f"bench.ny={REAL_SIDE}", f"bench.nx={REAL_SIDE}", "bench.rounds=10"]
-    real = bench(config, max(REAL_RANKS), folder / "bench_ranks.json",
-                 [*settings, f"bench.ranks={REAL_RANKS}".replace(" ", "")])
-    cores = cores_at_hand(config, folder, settings, real)
-
     simulator = Simulator(folder, config, measured, args.replaced)
-    store = folder / "steps.json"
-    done = json.loads(store.read_text()) if store.exists() else {}
     print("simulating", flush=True)
-    for name, cluster in CLUSTERS.items():
-        ladder(simulator, name, cluster, done, lambda: store.write_text(json.dumps(done, indent=1)))
+    study = Study(simulator, folder)
+    study.run(args.ranks)
     print(f"\n{timed['program']}, {timed['machine']['processor']}, {timed['date']}")
     out = {"machine": timed["machine"], "date": timed["date"], "assumptions": CLUSTERS,
-           "validation": validate(simulator, real, cores), "clusters": {name: report(name, done) for name in CLUSTERS}}
+           "validation": validate(simulator, folder, config, args.replaced),
+           "clusters": {name: report(name, study, args.ranks) for name in CLUSTERS}}
     print(f"\nlargest error here {100 * max(abs(row['error']) for row in out['validation']):.0f} %, median "
           f"{100 * statistics.median(abs(row['error']) for row in out['validation']):.0f} %")
     (folder / "scaling.json").write_text(json.dumps(out, indent=1) + "\n")

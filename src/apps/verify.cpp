@@ -122,9 +122,8 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
   if (!settings.verify.merge.empty()) {
     together(world, [&] {
       if (world.rank() != 0) return;
-      std::int64_t forecasts = 0;
-      const ScoreTable table = read_reports(expand(settings.verify.merge), &forecasts);
-      report(settings, log, table, forecasts, 0);
+      const ScoreTable table = read_reports(expand(settings.verify.merge));
+      report(settings, log, table, table.forecasts(), 0);
     });
     return ExitCode::done;
   }

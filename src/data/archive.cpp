@@ -232,6 +232,7 @@ struct ArchiveReader::Impl {
   std::list<Decoded> decoded; // the most recently used first
   std::map<Key, std::list<Decoded>::iterator> where;
   std::map<int, NcReader> open;
+  std::int64_t bytes_read = 0;
 
   const NcReader& file(int number) {
     const auto found = open.find(number);
@@ -269,6 +270,10 @@ std::vector<float> ArchiveReader::latitudes() const {
 }
 std::vector<float> ArchiveReader::longitudes() const {
   return impl_->coordinate(Coordinate::longitude);
+}
+
+std::int64_t ArchiveReader::bytes_read() const {
+  return impl_->bytes_read;
 }
 
 std::span<const float> ArchiveReader::read(const std::string& variable, Time time) {
@@ -310,6 +315,7 @@ std::span<const float> ArchiveReader::read(const std::string& variable, Time tim
     count.insert(count.begin(), 1);
   }
   self.file(varies ? at.file : constant->file).read(variable, start, count, values);
+  self.bytes_read += static_cast<std::int64_t>(self.frame_bytes());
   self.decoded.push_front({key, std::move(values)});
   self.where[key] = self.decoded.begin();
   return self.decoded.front().values;

@@ -134,25 +134,28 @@ std::vector<float> Sampler::predictor(std::size_t p, Time time) {
   return rain;
 }
 
-Normalisation Sampler::measure(const Communicator& comm, std::span<const TimeSpan> spans) {
+Normalisation Sampler::measure(const Communicator& comm, std::span<const TimeSpan> spans, Share share) {
   constexpr Time most = 200;
   Time length = 0;
   for (const TimeSpan& span : spans) length += span.to - span.from;
   const Time stride = std::max<Time>(1, length / rule_.frame_step / most) * rule_.frame_step;
+  std::vector<Time> times;
+  for (const TimeSpan& span : spans)
+    for (Time t = (span.from + hour - 1) / hour * hour; t < span.to; t += stride) times.push_back(t);
+  const Span own = share.of(static_cast<Index>(times.size()));
   const std::size_t n = rule_.predictors.size();
   std::vector<FixedSum> sums(3 * n);
   together(comm, [&] {
     for (std::size_t p = 0; p < n; ++p)
-      for (const TimeSpan& span : spans)
-        for (Time t = (span.from + hour - 1) / hour * hour; t < span.to; t += stride) {
-          for (float v : predictor(p, t)) {
-            if (std::isnan(v)) continue;
-            sums[3 * p].add(1.0);
-            sums[3 * p + 1].add(v);
-            sums[3 * p + 2].add(static_cast<double>(v) * v);
-          }
-          for (std::size_t k = 0; k < 3; ++k) sums[3 * p + k].carry();
+      for (Index i = own.from; i < own.to; ++i) {
+        for (float v : predictor(p, times[static_cast<std::size_t>(i)])) {
+          if (std::isnan(v)) continue;
+          sums[3 * p].add(1.0);
+          sums[3 * p + 1].add(v);
+          sums[3 * p + 2].add(static_cast<double>(v) * v);
         }
+        for (std::size_t k = 0; k < 3; ++k) sums[3 * p + k].carry();
+      }
   });
   all_reduce(comm, sums);
   Normalisation out;

@@ -23,7 +23,7 @@ constexpr float least_probability = 1e-5F; ///< of a class; the logarithm of it 
 std::vector<PooledRows> pooled_rows(const Communicator& comm, const Log& log, ArchiveReader& reader,
                                     const RecentWeatherRule& rule, const Climatology& climatology,
                                     const std::vector<double>& leads_hours, std::span<const float> area,
-                                    std::span<const TimeSpan> spans) {
+                                    std::span<const TimeSpan> spans, Share share) {
   const ArchiveIndex& index = reader.index();
   const Rect tile = climatology.tile(), held = reader.rect();
   const auto thresholds = static_cast<int>(rule.thresholds_mm.size());
@@ -48,19 +48,20 @@ std::vector<PooledRows> pooled_rows(const Communicator& comm, const Log& log, Ar
   if (stride > 1) stride |= 1;
   const auto times =
       stride == 0 ? 0.0 : std::ceil(static_cast<double>(inits.size()) / static_cast<double>(stride));
-  const double share =
+  const double chance =
       rows_wanted / std::max(1.0, times * static_cast<double>(index.grid.ny() * index.grid.nx()));
 
   std::vector<PooledRows> out(leads_hours.size(), {{RecentWeather::count, thresholds, {}, {}, {}, {}}, {}});
   together(comm, [&] {
-    Progress progress(log, "sampling the training range", static_cast<std::int64_t>(inits.size()));
-    for (std::size_t i = 0; i < inits.size(); i += stride) {
-      const Time init = inits[i];
+    const Span own = share.of(static_cast<Index>(times));
+    Progress progress(log, "sampling the training range", own.size());
+    for (Index turn = own.from; turn < own.to; ++turn) {
+      const Time init = inits[static_cast<std::size_t>(turn) * stride];
       std::vector<std::size_t> chosen;
       for (Index y = tile.y0; y < tile.y1; ++y)
         for (Index x = tile.x0; x < tile.x1; ++x)
           if (random_uniform(1, RandomPurpose::subsample, static_cast<std::uint64_t>(y * index.grid.nx() + x),
-                             static_cast<std::uint64_t>(init)) < share)
+                             static_cast<std::uint64_t>(init)) < chance)
             chosen.push_back(static_cast<std::size_t>((y - tile.y0) * tile.width() + x - tile.x0));
       if (chosen.empty()) continue;
       const RecentWeather weather = recent_weather(reader, rule, tile, init);
@@ -88,7 +89,7 @@ std::vector<PooledRows> pooled_rows(const Communicator& comm, const Log& log, Ar
           out[lead].persisted.push_back(weather.persisted[cell]);
         }
       }
-      progress.update(static_cast<std::int64_t>(i + stride));
+      progress.update(turn + 1 - own.from);
     }
   });
   std::int64_t counted = 0;

@@ -237,19 +237,25 @@ void Training::prepare() {
   if (train_ != std::vector{parse_span(settings_.data.train)})
     log_.info("data.train is used without what it shares with data.validate and data.test");
   const Rect tile = tiles_.tile(0), domain = tiles_.domain(0);
-  normalisation_ = sampler_.measure(tiles_.space(), train_);
+  // Of the training range every rank reads what it shares with all that hold its tile.
+  const Communicator same_tile =
+      world_.split(grid_.tiles.rank() / tiles_.partition().time.parts(), world_.rank());
+  const Share share{same_tile.rank(), same_tile.size()};
+  normalisation_ = sampler_.measure(world_, train_, share);
   const std::vector<float> areas = row_areas(index_.grid);
   row_area_.assign(areas.begin() + tile.y0, areas.begin() + tile.y1);
   static_assert(Climatology::smoothing_radius >= RecentWeather::reach);
   const bool regression = settings_.model.base == "regression";
   ArchiveReader wide(index_, Climatology::grown(tile, domain),
                      regression ? reader_cache_bytes(settings_, true) : std::size_t{64} << 20);
-  climatology_ = Climatology::count(tiles_.space(), wide, tile, rule_.rain, rule_.thresholds_mm, train_);
+  const Climatology::SharedReading reading{same_tile, world_};
+  climatology_ =
+      Climatology::count(tiles_.space(), wide, tile, rule_.rain, rule_.thresholds_mm, train_, &reading);
   hourly_ = finish(*climatology_);
   if (regression) {
-    regressions_ = fit_pooled_regression(tiles_.space(),
-                                         pooled_rows(tiles_.space(), log_, wide, recent_, *climatology_,
-                                                     settings_.target.leads_hours, cell_areas(), train_));
+    regressions_ =
+        fit_pooled_regression(world_, pooled_rows(world_, log_, wide, recent_, *climatology_,
+                                                  settings_.target.leads_hours, cell_areas(), train_, share));
     surroundings_ = std::move(wide);
   }
   // Samples need their history in the archive; what is missing inside it is a missing frame.

@@ -98,14 +98,12 @@ void write_report(const std::string& folder, const ScoreTable& table, const std:
   write_whole(folder + "/scores.csv", csv);
 }
 
-ScoreTable read_reports(const std::vector<std::string>& paths, std::int64_t* forecasts) {
+ScoreTable read_reports(const std::vector<std::string>& paths) {
   std::optional<ScoreTable> sum;
-  *forecasts = 0;
   for (const std::string& path : paths) {
     std::string sums;
     try {
       const auto json = nlohmann::json::parse(std::ifstream(path));
-      *forecasts += json.at("forecasts").get<std::int64_t>();
       sums = json.at("sums").dump();
     } catch (const nlohmann::json::exception& error) {
       fail(ExitCode::data, path + " cannot be merged", error.what(), "Name score files of pluvia verify.");

@@ -3,6 +3,7 @@
 #include <limits>
 #include <sstream>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "pluvia/core/error.hpp"
@@ -43,7 +44,7 @@ void FractionSums::add(const FractionSums& other, std::int64_t times) {
 ScoreTable::ScoreTable(std::vector<std::string> systems, std::vector<double> leads_hours,
                        std::vector<double> thresholds_mm)
     : systems_(std::move(systems)), leads_(std::move(leads_hours)), thresholds_(std::move(thresholds_mm)),
-      histograms_(systems_.size() * leads_.size() * thresholds_.size()) {}
+      inits_(leads_.size()), histograms_(systems_.size() * leads_.size() * thresholds_.size()) {}
 
 std::size_t ScoreTable::at(int system, int lead, int threshold) const {
   return (static_cast<std::size_t>(system) * leads_.size() + static_cast<std::size_t>(lead)) *
@@ -63,6 +64,7 @@ void ScoreTable::add(int lead, Time window_end, std::span<const std::vector<floa
                      std::span<const std::int8_t> observed, std::span<const float> area) {
   const std::size_t cells = observed.size();
   Day& into = day(midnight(window_end - 1));
+  if (cells > 0) inits_[static_cast<std::size_t>(lead)].insert(init_of(lead, window_end));
   std::vector<std::int64_t> weight(cells); // 0 = left out
   for (std::size_t cell = 0; cell < cells; ++cell) {
     bool valid = observed[cell] >= 0;
@@ -135,6 +137,14 @@ void ScoreTable::reduce(const Communicator& comm) {
     std::istringstream in(text);
     for (Time at; in >> at;) day(at);
   }
+  for (std::set<Time>& inits : inits_) {
+    std::ostringstream seen;
+    for (const Time init : inits) seen << init << ' ';
+    for (const std::string& text : comm.all_gather(seen.str())) {
+      std::istringstream in(text);
+      for (Time init; in >> init;) inits.insert(init);
+    }
+  }
   for (auto& [at, day] : days_) {
     std::vector<std::int64_t> sums = day.n_valid;
     for (const ScoreCounts& c : day.counts) {
@@ -167,6 +177,14 @@ void ScoreTable::merge(const ScoreTable& other) {
   if (other.systems_ != systems_ || other.leads_ != leads_ || other.thresholds_ != thresholds_)
     fail(ExitCode::data, "The scores cannot be merged", "their systems, leads or thresholds differ",
          "Verify all parts with the same configuration.");
+  for (std::size_t lead = 0; lead < inits_.size(); ++lead) {
+    for (const Time init : other.inits_[lead])
+      if (inits_[lead].contains(init))
+        fail(ExitCode::data, "The scores cannot be merged",
+             fmt::format("two of them hold the forecast of {} for {} h", format_time(init), leads_[lead]),
+             "Name each score file once, of ranges data.test in which no window ends twice.");
+    inits_[lead].insert(other.inits_[lead].begin(), other.inits_[lead].end());
+  }
   for (const auto& [at, theirs] : other.days_) {
     Day& mine = day(at);
     for (std::size_t i = 0; i < mine.n_valid.size(); ++i) mine.n_valid[i] += theirs.n_valid[i];
@@ -178,6 +196,16 @@ void ScoreTable::merge(const ScoreTable& other) {
       histograms_[i].weight[v] += other.histograms_[i].weight[v];
       histograms_[i].events[v] += other.histograms_[i].events[v];
     }
+}
+
+Time ScoreTable::init_of(int lead, Time window_end) const {
+  return window_end - static_cast<Time>(std::lround(leads_[static_cast<std::size_t>(lead)] * 3600));
+}
+
+std::int64_t ScoreTable::forecasts() const {
+  std::set<Time> all;
+  for (const std::set<Time>& of_lead : inits_) all.insert(of_lead.begin(), of_lead.end());
+  return static_cast<std::int64_t>(all.size());
 }
 
 std::vector<Time> ScoreTable::days() const {
@@ -209,6 +237,12 @@ std::int64_t ScoreTable::n_valid(int lead) const {
 
 std::string ScoreTable::to_json() const {
   nlohmann::json out{{"systems", systems_}, {"leads_hours", leads_}, {"thresholds_mm", thresholds_}};
+  out["initial_times"] = nlohmann::json::array();
+  for (const std::set<Time>& inits : inits_) {
+    nlohmann::json of_lead = nlohmann::json::array();
+    for (const Time init : inits) of_lead.push_back(format_time(init));
+    out["initial_times"].push_back(of_lead);
+  }
   out["days"] = nlohmann::json::array();
   for (const auto& [at, day] : days_) {
     nlohmann::json counts = nlohmann::json::array();
@@ -236,6 +270,9 @@ ScoreTable ScoreTable::from_json(const std::string& text) {
   try {
     const auto json = nlohmann::json::parse(text);
     ScoreTable out(json.at("systems"), json.at("leads_hours"), json.at("thresholds_mm"));
+    for (std::size_t lead = 0; lead < out.inits_.size(); ++lead)
+      for (const auto& init : json.at("initial_times").at(lead))
+        out.inits_[lead].insert(parse_time(init.get<std::string>()));
     for (const auto& one : json.at("days")) {
       Day& day = out.day(parse_time(one.at("day").get<std::string>()));
       day.n_valid = one.at("n_valid").get<std::vector<std::int64_t>>();

@@ -3,19 +3,12 @@
 # processor's on several process grids; training follows the processor's loss, and is the same to the byte when its
 # steps are recorded and replayed; a GPU that is not there, and exact training on one, are refused.
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 find_python netCDF4 numpy || exit 77
 if "$PLUVIA" --version | grep -q CUDA; then
   echo "skipped: this program has no pretend accelerator"
   exit 77
 fi
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 
 small_archive 33 29
 model=(model.head_init=random model.attention.global=linear)

@@ -3,15 +3,8 @@
 # that add up to one over their keys, cells and times that hold the point, probabilities that are the product's; of an
 # ensemble one file per member; the plot draws it, on a projected grid too; points outside the grid are refused. Needs
 # PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4 and xarray.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 find_python netCDF4 numpy xarray || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 small_archive 29 34
 sed -i 's/{radius: 2}/{radius: 2, window: 5}/' deck.yaml
 pluvia() { run "$1" "$2" deck.yaml forecast.write_logits=false "${@:3}" >/dev/null 2>err || { cat err; exit 1; }; }

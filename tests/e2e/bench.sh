@@ -2,10 +2,7 @@
 # The benchmark of a small network on two ranks: every table is there, the arithmetic is that of the network, replicas have
 # a sample each, stages a part of the network, and rank counts beyond those started are refused. Needs PLUVIA and
 # MPIEXEC, as ctest sets them.
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
+source "$(dirname "$0")/lib/opening.sh"
 cat >deck.yaml <<'END'
 target: {leads_hours: [6, 12], thresholds_mm: [0.2, 1, 5]}
 model: {history: 3, channels: [16, 32], attention: {radius: 2}}

@@ -7,15 +7,8 @@
 #   bits.sh          a 61 x 53 grid, threads taking turns
 #   bits.sh --all    150 x 150, 61 x 53 and 97 x 101, each with 1 and with 2 threads
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 find_python netCDF4 numpy || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 grids="61x53" both=false
 if [ "${1:-}" = --all ]; then grids="150x150 61x53 97x101" both=true; fi
 

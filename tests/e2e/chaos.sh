@@ -5,16 +5,9 @@
 # ranks, and ends with the bytes of an undisturbed run.
 #   chaos.sh [KILLS]
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 source "$here/lib/kill_rank.sh"
 find_python netCDF4 numpy || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 kills=${1:-50}
 small_archive 37 42
 steps=$((30 * kills))

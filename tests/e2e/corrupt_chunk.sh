@@ -2,16 +2,9 @@
 # A damaged chunk of the archive that the last of three ranks reads, but not the first: whatever comes upon it, between
 # whichever collectives, ends all ranks within 10 s with one message and exit code 3.
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4; nccopy.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 find_python netCDF4 numpy || exit 77
 command -v nccopy >/dev/null || { echo "skipped: no nccopy"; exit 77; }
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 small_archive 37 42
 run 2 train deck.yaml train.output=whole >/dev/null 2>err || { cat err; exit 1; }
 nccopy -d 1 -s -c time/1,lat/4,lon/42 archive.nc chunks.nc

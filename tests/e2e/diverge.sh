@@ -3,15 +3,8 @@
 # on 1 and 2 ranks and after a restart; when that does not help it fails with one message. The steps are as large as the
 # configuration allows and nothing clips the gradients, so that the exact sums leave their range.
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 find_python netCDF4 numpy || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 small_archive 37 42
 wild() { # NAME RANKS KEY=VALUE ...: sets status
   status=0

@@ -2,15 +2,8 @@
 # The forecast of several checkpoints is the mean of their own forecasts, the same bytes on any number of ranks, also
 # where the members differ in base and depth; what cannot be averaged is refused. Needs PLUVIA and MPIEXEC, as ctest
 # sets them; Python with netCDF4.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 find_python netCDF4 numpy || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 small_archive 29 34
 pluvia() { run "$1" "$2" deck.yaml forecast.write_logits=false "${@:3}" >/dev/null 2>err || { cat err; exit 1; }; }
 

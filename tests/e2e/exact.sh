@@ -7,15 +7,8 @@
 #   exact.sh          8 steps on 1, 2, 3, 4, 6 and 8 ranks
 #   exact.sh --all    50 steps, every rows x cols
 # Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 find_python netCDF4 numpy || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 steps=8 all=false
 if [ "${1:-}" = --all ]; then steps=50 all=true; fi
 small_archive 61 53

@@ -1,11 +1,8 @@
 #!/usr/bin/env bash
 # pluvia export writes the weights of a checkpoint, the same bytes on any number of ranks, and leaves nothing behind
 # when it fails. Needs PLUVIA and MPIEXEC, as ctest sets them.
-set -euo pipefail
+source "$(dirname "$0")/lib/opening.sh"
 build=$(dirname "${PLUVIA:?the program}")
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
 ranks() { "$MPIEXEC" --oversubscribe --bind-to none -np "$@"; }
 
 PLUVIA_TEST_OUTPUT=$folder ranks 2 "$build/tests/checkpoint_test" --gtest_filter=CheckpointFile.ForTheProgram >log 2>&1 ||

@@ -2,16 +2,9 @@
 # A rank that is killed ends the whole job within seconds and is named; a disk that fills up while a checkpoint is
 # written ends it with one message and leaves the checkpoint before as it was; and training goes on from there to the
 # same bytes. Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 source "$here/lib/kill_rank.sh"
 find_python netCDF4 numpy || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-export OMP_WAIT_POLICY=passive
 small_archive 37 42
 options=(train.exact=true parallel.block=8 train.precision=f32 train.steps=12 train.validate_every=6 train.checkpoint_every=3)
 train() { run "$1" train deck.yaml "${options[@]}" "${@:2}" >/dev/null 2>err; }

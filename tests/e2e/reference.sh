@@ -1,16 +1,10 @@
 #!/usr/bin/env bash
 # The program and the same network in PyTorch compute the same logits, loss and gradients, for every form of attention;
 # and PyTorch takes the weights of a trained model. Needs PLUVIA and MPIEXEC, as ctest sets them.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
+source "$(dirname "$0")/lib/opening.sh"
 tools=$here/../../tools/reference
 make_case=$(dirname "${PLUVIA:?the program}")/tests/reference_case
-source "$here/lib/python.sh"
 find_python torch yaml || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
 
 cat >model.yaml <<'YAML'
 target: {leads_hours: [6, 9, 24], thresholds_mm: [0.2, 1, 5]}

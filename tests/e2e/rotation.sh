@@ -1,12 +1,7 @@
 #!/usr/bin/env bash
 # A rotation over test days trains each model without its day, prints the skill that pluvia verify computes, and goes on
 # where it was. Needs PLUVIA (the program) and MPIEXEC, as ctest sets them.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
+source "$(dirname "$0")/lib/opening.sh"
 small_archive 24 32
 rotate() {
   python3 "$here/../../tools/rotation.py" deck.yaml data.train.to=2020-01-05 forecast.init= forecast.write_logits=false \

@@ -1,14 +1,12 @@
 #!/usr/bin/env bash
 # labels: full
-# The scaling predictor on simulated ranks: 4 of them send the messages and bytes that 4 real ones do, and 1 takes the sum
-# of its operators' times. Skips without SimGrid. Needs PLUVIA and MPIEXEC, as ctest sets them.
-set -euo pipefail
+# The scaling predictor on simulated ranks: however 4 of them share the work, they send the messages and bytes that 4
+# real ones do, and 1 takes the sum of its operators' times. Skips without SimGrid. Needs PLUVIA and MPIEXEC, as ctest
+# sets them.
+source "$(dirname "$0")/lib/opening.sh"
 command -v smpicxx >/dev/null && command -v smpirun >/dev/null || { echo "skipped: SimGrid is not installed"; exit 77; }
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+root=$here/../..
 build=$(dirname "$PLUVIA")/scaling
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
 { cmake -S "$root/tools/scaling" -B "$build" -DCMAKE_CXX_COMPILER=smpicxx && cmake --build "$build" --parallel 2; } \
   >build.log 2>&1 || { cat build.log; exit 1; }
 cat >deck.yaml <<'END'
@@ -17,10 +15,16 @@ model: {history: 3, channels: [16, 32], skip_radius: 1, attention: {radius: 2, g
 train: {precision: f32}
 bench: {ny: 26, nx: 34, inputs: 5, rounds: 1}
 END
-for n in 1 4; do
-  "$MPIEXEC" --oversubscribe --bind-to none -np $n "$PLUVIA" bench deck.yaml bench.output=$n.json >out 2>&1 || { cat out; exit 1; }
+bench() {
+  "$MPIEXEC" --oversubscribe --bind-to none -np "$1" "$PLUVIA" bench deck.yaml "${@:2}" >out 2>&1 || { cat out; exit 1; }
+}
+bench 1 bench.output=alone.json
+axes=(parallel.time=1 parallel.time=2 parallel.tensor=2 "parallel.stages=2 bench.samples=2" parallel.replicas=2)
+for axis in "${axes[@]}"; do
+  read -ra settings <<<"$axis"
+  bench 4 "${settings[@]}" bench.output="${settings[0]}.json"
 done
-python3 - "$root" "$build" <<'END'
+python3 - "$root" "$build" "${axes[@]}" <<'END'
 import json
 import sys
 from pathlib import Path
@@ -28,19 +32,25 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[1] + "/tools")
 import scaling
 scaling.BUILD = Path(sys.argv[2])
-one, four = json.load(open("1.json")), json.load(open("4.json"))
-simulator = scaling.Simulator(Path.cwd(), "deck.yaml", ["1.json"], [])
-def step(ranks, platform, on_a_node):
-    return simulator.step(platform, on_a_node, ranks, 26, 34)
-alone, tiles = (step(n, scaling.machine_platform(4, {"bytes_per_s": 1e9, "latency_s": 1e-6}), 4) for n in (1, 4))
-took = sum(row["forward_s"] + row["backward_s"] for row in one["operators"])
+simulator = scaling.Simulator(Path.cwd(), "deck.yaml", ["alone.json"], [])
+here = scaling.machine_platform(4, {"bytes_per_s": 1e9, "latency_s": 1e-6})
+def step(ranks, platform, on_a_node, axis=""):
+    return simulator.step(platform, on_a_node, ranks, 26, 34, axis.split())
+one, alone = json.load(open("alone.json")), step(1, here, 4)
+took = sum(row["forward_s"] + row["backward_s"] for row in one["operators"] if row["operator"] != "lead embedding")
 took += one["phases_s"]["loss"] + one["phases_s"]["optimiser"]
 assert abs(alone["step_s"] / took - 1) < 1e-4, (alone, took)
-assert tiles["halo"] == four["halo"], (tiles["halo"], four["halo"])
-assert tiles["step_s"] > tiles["operators_most_s"] >= tiles["operators_s"]
+steps = {axis: step(4, here, 4, axis) for axis in sys.argv[3:]}
+for axis, four in steps.items():
+    real = json.load(open(axis.split()[0] + ".json"))
+    assert four["halo"] == real["halo"], (axis, four["halo"], real["halo"])
+    assert four["step_s"] > four["operators_most_s"] >= four["operators_s"], (axis, four)
+    assert (four["gather_wait_s"] > 0) == ("tensor" in axis), (axis, four)
+    assert (four["stage_wait_s"] > 0) == ("stages" in axis), (axis, four)
+    assert four["sums_least_s"] > 0, (axis, four)
 # On a cluster the same messages, across two nodes; without latency sooner.
-far = {**scaling.CLUSTERS["CPU"], "latency": 1e-3}
-slow, fast = (step(4, scaling.cluster_platform(far, latency), 2) for latency in (True, False))
-assert slow["halo"] == fast["halo"] == tiles["halo"] and fast["step_s"] < slow["step_s"]
+slow, fast = (step(4, scaling.cluster_platform({**scaling.CLUSTERS["CPU"], "latency": latency}), 2)
+              for latency in (1e-3, 0))
+assert slow["halo"] == fast["halo"] == steps["parallel.time=1"]["halo"] and fast["step_s"] < slow["step_s"]
 print("messages as on real ranks, times add up")
 END

@@ -3,14 +3,10 @@
 # an undisturbed run; forecasts of an array and the sum of their scores are those of one run; the benchmark climbs its
 # ladder. Where no cluster answers it starts one of its own, as root; else it skips. Needs PLUVIA and MPIEXEC, as ctest
 # sets them; the cluster must see this file system.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
+source "$(dirname "$0")/lib/opening.sh"
 source "$here/lib/slurm.sh"
-folder=$(mktemp -d)
 trap 'stop_cluster; rm -rf "$folder"' EXIT
 require_slurm "$folder/cluster"
-cd "$folder"
 export PLUVIA PLUVIA_JOBS=$here/../../jobs
 small_archive 37 42
 sed -i 's/^train: {/train: {precision: f32, /' deck.yaml

@@ -7,14 +7,10 @@
 # and the right to set nodes down; Python with netCDF4; a cluster that sees this file system. On another's cluster
 # PLUVIA_CUT_NODE and PLUVIA_HEAL_NODE are commands that unplug the node they are given as argument and plug it in again;
 # without them no network is cut there.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 source "$here/lib/kill_rank.sh"
 source "$here/lib/slurm.sh"
 find_python netCDF4 numpy || exit 77
-folder=$(mktemp -d)
 broken="" # the command that mends what is broken now
 trap '$broken; stop_cluster; rm -rf "$folder"' EXIT
 require_slurm "$folder/cluster"
@@ -22,7 +18,6 @@ cut=${PLUVIA_CUT_NODE:-} heal=${PLUVIA_HEAL_NODE:-}
 if [ -n "${cluster:-}" ]; then cut=cluster_cut heal=cluster_heal; fi
 nodes=$(sinfo -h -N -t idle -o %N | sort -u | wc -l)
 [ "$nodes" -ge 2 ] || { echo "skipped: needs two idle nodes"; exit 77; }
-cd "$folder"
 export PLUVIA PLUVIA_JOBS=$here/../../jobs
 small_archive 37 42
 deck=(deck.yaml train.exact=true parallel.block=8 train.precision=f32 train.steps=60 train.validate_every=30 train.checkpoint_every=5)

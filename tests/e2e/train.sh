@@ -1,14 +1,8 @@
 #!/usr/bin/env bash
 # Training: many ranks follow one, a stopped run goes on as if it had not stopped, a signal saves and asks to be
 # queued again, and what belongs to another run or model is refused. Needs PLUVIA and MPIEXEC, as ctest sets them.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/small_model.sh"
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
+source "$(dirname "$0")/lib/opening.sh"
 small_archive 37 42
-export OMP_WAIT_POLICY=passive
 train() { run "$1" train deck.yaml "${@:2}" >/dev/null 2>err || { cat err; exit 1; }; }
 
 # 50 steps on 1, 2 and 4 ranks in f32: the loss of every step within 1e-4.

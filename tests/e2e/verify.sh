@@ -1,13 +1,8 @@
 #!/usr/bin/env bash
 # The scores of pluvia verify are those of an independent computation, the same on any number of ranks, and the
 # plots can be drawn. Needs PLUVIA (the program) and MPIEXEC, as ctest sets them; Python with netCDF4.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-source "$here/lib/python.sh"
+source "$(dirname "$0")/lib/opening.sh"
 find_python netCDF4 numpy || exit 77
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
 "$python" "$here/make_verification_case.py" .
 cat >deck.yaml <<'END'
 data:
@@ -46,13 +41,14 @@ refused 'thresholds_mm differ' 'target.thresholds_mm=[0.2, 2, 9]'
 refused 'no file absent.json' 'verify.merge=[absent.json]'
 echo '{"forecasts": 1}' >foreign.json
 refused 'foreign.json cannot be merged' 'verify.merge=[foreign.json]'
+refused 'two of them hold the forecast of' 'verify.merge=[early/scores.json, scores/scores.json]'
 refused 'nothing to verify' data.test.from=2021-01-01 data.test.to=2021-01-10
 
 if "$python" -c 'import xarray, matplotlib' 2>/dev/null; then
-  # All days are named, also those of parts; a forecast whose windows end in two parts counts in both.
-  for drawn in 'scores 20' 'merged 21'; do
-    "$python" "$here/../../tools/plot_scores.py" "${drawn% *}/scores.json" -o scores.png | tee said
-    grep -q "${drawn#* } forecasts on 4 days, 2020-01-06 to 2020-01-09;" said
+  # All days are named, also those of parts; a forecast whose windows end in two parts counts once.
+  for drawn in scores merged; do
+    "$python" "$here/../../tools/plot_scores.py" "$drawn/scores.json" -o scores.png | tee said
+    grep -q "20 forecasts on 4 days, 2020-01-06 to 2020-01-09;" said
   done
   first=$(ls forecasts/*.nc | head -1)
   "$python" "$here/../../tools/plot_forecast.py" "$first" --archive archive.nc --threshold 2 -o map.png

@@ -3,7 +3,6 @@
 // frames, logits and input gradients of every sample are the bits of one rank, and so are the gradients of
 // parameters in blocks; on the same tiles those without blocks are, too.
 #include <algorithm>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,14 +10,10 @@
 #include <omp.h>
 
 #include "pluvia/core/error.hpp"
-#include "pluvia/core/random.hpp"
 #include "pluvia/nn/footprint.hpp"
 #include "pluvia/nn/operators.hpp"
-#include "pluvia/nn/pipeline.hpp"
-#include "pluvia/ops/loss.hpp"
-#include "pluvia/parallel/gradient_sync.hpp"
-#include "random_field.hpp"
 #include "rank_part.hpp"
+#include "training_step.hpp"
 
 namespace pluvia {
 namespace {
@@ -85,71 +80,6 @@ TEST(Stages, AreNoMoreThanPiecesOrSamples) {
   EXPECT_THROW(require_stages(settings, 3, 3, "train.batch"), Error);
 }
 
-struct Outcome {
-  std::vector<Tensor> logits;          ///< of every sample, on the ranks of the last stage
-  std::vector<Tensor> input_gradients; ///< on those of the first
-  std::vector<std::vector<float>> gradients;
-};
-
-/// One step of `samples` samples; gradients in blocks unless block is 0.
-Outcome evaluate(const ModelSettings& settings, const Communicator& world, int count,
-                 const Partition& partition, Index block, Tape::Keep keep) {
-  const int ranks = partition.ranks(), stage = world.rank() / ranks;
-  const Communicator own = world.split(stage, world.rank()),
-                     line = world.split(world.rank() % ranks, world.rank());
-  StUnet network(settings, ports, 3);
-  if (block > 0) network.parameters().sum_in_blocks();
-  network.parameters().zero_gradients();
-  Decomposition tiles(own, partition);
-  Pipeline pipeline(network, ports, tiles, line, cut_stages(settings, ports, partition.tiling, count));
-  const Rect tile = tiles.tile(0), domain = tiles.domain(0);
-  const Span own_frames = tiles.frames(frames), own_leads = tiles.leads(leads);
-  const auto parameters = network.parameters().all();
-  GradientSync sync(world, parameters);
-  std::vector<int> told(parameters.size(), 0);
-  std::vector<Var> inputs;
-  Outcome out;
-  Pipeline::Batch batch;
-  batch.size = samples;
-  batch.tape = [&] {
-    return std::make_unique<Tape>(Tape::Mode::record, Precision::f32, keep, nullptr,
-                                  GradientBlocks{block, tile.height(), tile.width(), 1});
-  };
-  batch.load = [&](int m) {
-    Pipeline::Sample sample{nullptr, nullptr, {0.2, 7, static_cast<std::uint64_t>(m)}};
-    const auto seed = 2 * static_cast<std::uint64_t>(m);
-    if (pipeline.first()) {
-      sample.input = Tape::leaf(test::part_of(test::field(domain, domain, frames, ports.inputs, seed), tile,
-                                              own_frames, network.input_margin()),
-                                true);
-      inputs.push_back(sample.input);
-    }
-    if (pipeline.last())
-      sample.base = Tape::leaf(
-          test::part_of(test::field(domain, domain, leads, ports.classes, seed + 1), tile, own_leads));
-    return sample;
-  };
-  batch.score = [&](int m, const Var& logits, const Tape& tape) {
-    out.logits.push_back(logits->value.clone());
-    const Target target =
-        test::target_of(tile, domain, own_leads, ports.classes, static_cast<std::uint64_t>(5 + m));
-    ordinal_loss(logits, target, tape);
-  };
-  batch.whole = [&](auto whole) {
-    for (const Parameter* p : whole)
-      ++told[static_cast<std::size_t>(std::ranges::find(parameters, p) - parameters.begin())];
-    sync.complete(whole);
-  };
-  const StageTimeline timeline = pipeline.run(batch);
-  sync.finish();
-  EXPECT_EQ(timeline.size(), list_instructions(count, stage, samples, pipeline.stages().links()).size());
-  EXPECT_EQ(told, std::vector<int>(parameters.size(), 1)) << "each parameter is whole once";
-  for (const Var& input : inputs) out.input_gradients.push_back(input->grad.clone());
-  for (const Parameter* p : parameters)
-    out.gradients.emplace_back(p->grad.storage().begin(), p->grad.storage().end());
-  return out;
-}
-
 struct Case {
   std::string form;
   std::int64_t input_merge, skip_radius;
@@ -174,7 +104,17 @@ TEST_P(PipelineOf, EveryNumberOfStagesGivesTheSameBits) {
   const auto tiling = [&](int rows, int cols) {
     return Tiling(ny, nx, levels_of(settings), rows, cols, c.edge, block);
   };
-  const Outcome single = evaluate(settings, alone, 1, tiling(1, 1), block, Tape::Keep::everything);
+  const auto evaluate = [&](const Communicator& comm, int stages, const Partition& partition, Index block,
+                            Tape::Keep keep) {
+    return test::take_step(comm, partition,
+                           {.network = settings,
+                            .ports = ports,
+                            .samples = samples,
+                            .block = block,
+                            .stages = stages,
+                            .keep = keep});
+  };
+  const auto single = evaluate(alone, 1, tiling(1, 1), block, Tape::Keep::everything);
   double scale = 0;
   for (const float v : single.input_gradients[0].storage()) scale = std::max(scale, std::abs(double{v}));
   EXPECT_GT(scale, 0);
@@ -190,7 +130,7 @@ TEST_P(PipelineOf, EveryNumberOfStagesGivesTheSameBits) {
       const Rect tile = partition.tile(rank, 0);
       const Span f = parts > 1 ? partition.frames(rank) : Span{0, frames},
                  l = parts > 1 ? partition.leads(rank) : Span{0, leads};
-      const Outcome many = evaluate(settings, world, count, partition, block, c.keep);
+      const auto many = evaluate(world, count, partition, block, c.keep);
       EXPECT_EQ(many.logits.size(), world.rank() / ranks == count - 1 ? samples : 0);
       EXPECT_EQ(many.input_gradients.size(), world.rank() < ranks ? samples : 0);
       for (std::size_t m = 0; m < many.logits.size(); ++m)
@@ -200,8 +140,8 @@ TEST_P(PipelineOf, EveryNumberOfStagesGivesTheSameBits) {
             << "sample " << m;
       EXPECT_EQ(many.gradients, single.gradients);
       if (ranks > 1) continue;
-      EXPECT_EQ(evaluate(settings, world, count, partition, 0, c.keep).gradients,
-                evaluate(settings, alone, 1, tiling(1, 1), 0, c.keep).gradients)
+      EXPECT_EQ(evaluate(world, count, partition, 0, c.keep).gradients,
+                evaluate(alone, 1, tiling(1, 1), 0, c.keep).gradients)
           << "without blocks";
     }
 }

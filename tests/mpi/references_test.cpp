@@ -256,7 +256,7 @@ TEST_F(Archived, AnUntrainedNetworkForecastsTheRegressionItStartsFrom) {
   StUnet network = make_network(settings);
   Sampler sampler(index, rule, part, plenty);
   SampleInput input = sampler.input(init, sampler.measure(world, spans), base, network.input_margin(),
-                                     {0, settings.model.history});
+                                    {0, settings.model.history});
   for (std::size_t lead = 0; lead < 2; ++lead) {
     const float dry = std::clamp(base[lead][0], 1e-3F, 0.999F);
     EXPECT_EQ(input.features.cell(0, 0, 0, 0)[2 * 2 + 7 + lead], 0.5F * std::log((1 - dry) / dry));
@@ -268,6 +268,51 @@ TEST_F(Archived, AnUntrainedNetworkForecastsTheRegressionItStartsFrom) {
   for (std::size_t lead = 0; lead < 2; ++lead)
     for (std::size_t i = 0; i < 2 * cells; ++i)
       ASSERT_NEAR(p[lead * 2 * cells + i], expected[lead][i], 4e-5) << "but for the floor of a class";
+}
+
+// All ranks hold the whole domain, as parts of the frames do, and each reads its share of the training range.
+TEST_F(Archived, SharesOfTheTrainingRangeGiveTheBitsOfAllOfItAndReadItOnce) {
+  const std::vector<TimeSpan> spans{{start, start + 96 * hour}};
+  const Share own{world.rank(), world.size()};
+  const auto frame_bytes = static_cast<std::int64_t>(domain.cells() * static_cast<Index>(sizeof(float)));
+  const auto total = [&](const ArchiveReader& reader) {
+    std::int64_t bytes = reader.bytes_read();
+    world.all_reduce(std::span(&bytes, 1), Reduce::sum);
+    return bytes;
+  };
+
+  ArchiveReader alone = reader(domain), shared = reader(domain);
+  const auto count = [&](ArchiveReader& from, const Climatology::SharedReading* with) {
+    return Climatology::count(self, from, domain, rules.rain, thresholds, spans, with);
+  };
+  const Climatology::SharedReading reading{world, world};
+  const Climatology whole = count(alone, nullptr), climatology = count(shared, &reading);
+  EXPECT_EQ(climatology.alpha(), whole.alpha());
+  for (int end = 60; end < 84; ++end)
+    ASSERT_EQ(climatology.probabilities_without(start + end * hour),
+              whole.probabilities_without(start + end * hour));
+  // Where shares meet, the five frames that windows of six on both sides have in common.
+  EXPECT_GT(alone.bytes_read(), 90 * frame_bytes);
+  EXPECT_LE(total(shared), alone.bytes_read() + (world.size() - 1) * 5 * frame_bytes);
+
+  Settings settings;
+  settings.data.predictors = {"tb", "rain"};
+  settings.data.target = "rain";
+  settings.target.leads_hours = {6, 12};
+  settings.model.frame_minutes = 60;
+  const SampleRule rule = make_sample_rule(settings);
+  Sampler every(index, rule, domain, plenty), some(index, rule, domain, plenty);
+  const Normalisation expected = every.measure(self, spans), got = some.measure(world, spans, own);
+  EXPECT_EQ(got.mean, expected.mean);
+  EXPECT_EQ(got.deviation, expected.deviation);
+  EXPECT_EQ(total(some.reader()), every.reader().bytes_read());
+
+  const std::vector<float> area(static_cast<std::size_t>(domain.cells()), 1.0F);
+  const auto fit = [&](const Communicator& comm, ArchiveReader& from, Share share) {
+    return to_json(fit_pooled_regression(comm, pooled_rows(comm, Log(Log::Voice::silent), from, rules, whole,
+                                                           settings.target.leads_hours, area, spans, share)));
+  };
+  EXPECT_EQ(fit(world, shared, own), fit(self, alone, {}));
 }
 
 TEST(RegressionBase, HoldsTheRegressionsClassesNoneOfThemImpossible) {

@@ -169,6 +169,9 @@ TEST(Scores, PartialResultsMergeExactly) {
   ScoreTable early = random_table(5, [](int d, int) { return d < 2; });
   early.merge(ScoreTable::from_json(random_table(5, [](int d, int) { return d >= 2; }).to_json()));
   EXPECT_EQ(early, whole);
+  EXPECT_EQ(whole.forecasts(), 10) << "on five days, of two leads that end together";
+  EXPECT_EQ(early.forecasts(), whole.forecasts());
+  EXPECT_THROW(early.merge(random_table(5, [](int d, int) { return d == 4; })), Error) << "counted twice";
   ScoreTable mine = random_table(5, [&](int, int cell) { return cell % world.size() == world.rank(); });
   mine.reduce(world);
   EXPECT_EQ(mine.n_valid(0), whole.n_valid(0));

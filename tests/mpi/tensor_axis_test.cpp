@@ -4,7 +4,6 @@
 // and so are the gradients of parameters in blocks.
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,12 +12,9 @@
 
 #include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/error.hpp"
-#include "pluvia/core/random.hpp"
-#include "pluvia/nn/pipeline.hpp"
-#include "pluvia/ops/loss.hpp"
-#include "pluvia/parallel/gradient_sync.hpp"
 #include "random_field.hpp"
 #include "rank_part.hpp"
+#include "training_step.hpp"
 
 namespace pluvia {
 namespace {
@@ -67,72 +63,8 @@ TEST(ChannelShare, LeavesLevelsWithFewerHeadsThanRanksWhole) {
   EXPECT_THROW(require_shares(settings, 5), Error);
 }
 
-struct Outcome {
-  std::vector<Tensor> logits;          ///< of every sample, on the ranks of the last stage
-  std::vector<Tensor> input_gradients; ///< on those of the first
-  std::vector<std::vector<float>> gradients;
-};
-
-struct How {
-  Precision precision = Precision::f32;
-  Tape::Keep keep = Tape::Keep::everything;
-  Device device = Device::host;
-};
-
-/// One step of `samples` samples; gradients in blocks unless block is 0.
-Outcome evaluate(const ModelSettings& settings, const Communicator& world, int stages, int tensor,
-                 const Partition& partition, Index block, const How& how) {
-  const ProcessGrid grid = make_process_grid(world, 1, stages, tensor);
-  StUnet network(settings, ports, 3);
-  network.parameters().move_to(how.device);
-  if (block > 0) network.parameters().sum_in_blocks();
-  network.parameters().zero_gradients();
-  Decomposition tiles(grid.tiles, partition, &grid.channels);
-  Pipeline pipeline(network, ports, tiles, grid.stages,
-                    cut_stages(settings, ports, partition.tiling, stages));
-  const Rect tile = tiles.tile(0), domain = tiles.domain(0);
-  const Span own_frames = tiles.frames(frames), own_leads = tiles.leads(leads);
-  const auto parameters = network.parameters().all();
-  GradientSync sync(world, parameters);
-  std::vector<Var> inputs;
-  Outcome out;
-  Pipeline::Batch batch;
-  batch.size = samples;
-  batch.tape = [&] {
-    return std::make_unique<Tape>(
-        Tape::Mode::record, how.precision, how.keep, nullptr,
-        GradientBlocks{block, tile.height(), tile.width(), 1, grid.channels.rank(), grid.channels.size()});
-  };
-  batch.load = [&](int m) {
-    Pipeline::Sample sample{nullptr, nullptr, {0.2, 7, static_cast<std::uint64_t>(m)}};
-    const auto seed = 2 * static_cast<std::uint64_t>(m);
-    if (pipeline.first()) {
-      sample.input = Tape::leaf(test::part_of(test::field(domain, domain, frames, ports.inputs, seed), tile,
-                                              own_frames, network.input_margin()),
-                                true);
-      inputs.push_back(sample.input);
-    }
-    if (pipeline.last())
-      sample.base = Tape::leaf(
-          test::part_of(test::field(domain, domain, leads, ports.classes, seed + 1), tile, own_leads));
-    return sample;
-  };
-  batch.score = [&](int m, const Var& logits, const Tape& tape) {
-    out.logits.push_back(logits->value.clone().to(Device::host));
-    const Target target =
-        test::target_of(tile, domain, own_leads, ports.classes, static_cast<std::uint64_t>(5 + m));
-    ordinal_loss(logits, target, tape);
-  };
-  batch.whole = [&](auto whole) { sync.complete(whole); };
-  pipeline.run(batch);
-  sync.finish();
-  for (const Var& input : inputs) out.input_gradients.push_back(input->grad.clone().to(Device::host));
-  for (const Parameter* p : parameters) out.gradients.push_back(values_of(p->grad));
-  return out;
-}
-
 /// Of the parameters' gradients without blocks, which depend on who sums what.
-void expect_near(const Outcome& many, const Outcome& single) {
+void expect_near(const test::StepOutcome& many, const test::StepOutcome& single) {
   double largest = 0; // the gradients of the keys' biases are zero but for rounding
   for (const auto& gradient : single.gradients)
     for (const float v : gradient) largest = std::max(largest, std::abs(double{v}));
@@ -170,6 +102,10 @@ protected:
   Tiling tiling(int rows, int cols) const {
     return Tiling(ny, nx, levels_of(settings()), rows, cols, GetParam().edge, block);
   }
+  /// One step of settings(), by default on one rank.
+  test::StepOf step(const ModelSettings& network, Index block = 0) const {
+    return {.network = network, .ports = ports, .samples = samples, .block = block};
+  }
   const Communicator world{MPI_COMM_WORLD}, alone{MPI_COMM_SELF};
 };
 
@@ -179,7 +115,10 @@ TEST_P(TensorAxisOf, EveryShareGivesTheSameBits) {
   std::vector<Precision> precisions{Precision::f32};
   if (has_native_bf16() && GetParam().form == "windowed") precisions.push_back(Precision::bf16);
   for (const Precision precision : precisions) {
-    const Outcome single = evaluate(network, alone, 1, 1, tiling(1, 1), block, {precision});
+    test::StepOf how = step(network, block);
+    how.precision = precision;
+    const auto single = test::take_step(alone, tiling(1, 1), how);
+    how.keep = GetParam().keep;
     double scale = 0;
     for (const float v : single.input_gradients[0].storage()) scale = std::max(scale, std::abs(double{v}));
     EXPECT_GT(scale, 0);
@@ -196,8 +135,8 @@ TEST_P(TensorAxisOf, EveryShareGivesTheSameBits) {
           const Rect tile = partition.tile(rank, 0);
           const Span f = parts > 1 ? partition.frames(rank) : Span{0, frames},
                      l = parts > 1 ? partition.leads(rank) : Span{0, leads};
-          const Outcome many =
-              evaluate(network, world, stages, tensor, partition, block, {precision, GetParam().keep});
+          how.stages = stages, how.tensor = tensor;
+          const auto many = test::take_step(world, partition, how);
           EXPECT_EQ(many.logits.size(), stage == stages - 1 ? samples : 0);
           EXPECT_EQ(many.input_gradients.size(), stage == 0 ? samples : 0);
           for (std::size_t m = 0; m < many.logits.size(); ++m)
@@ -241,11 +180,13 @@ TEST_P(TensorAxisOf, CountsEveryGradientOnce) {
   if (world.size() > 2) GTEST_SKIP() << "shown on two";
   const ModelSettings network = settings();
   omp_set_num_threads(1);
-  const Outcome single = evaluate(network, alone, 1, 1, tiling(1, 1), 0, {});
-  expect_near(evaluate(network, world, 1, world.size(), tiling(1, 1), 0, {}), single);
+  test::StepOf how = step(network);
+  const auto single = test::take_step(alone, tiling(1, 1), how);
+  how.tensor = world.size();
+  expect_near(test::take_step(world, tiling(1, 1), how), single);
   if (accelerator::count() == 0) return;
-  const Outcome there = evaluate(network, world, 1, world.size(), tiling(1, 1), 0,
-                                 {Precision::f32, GetParam().keep, Device::gpu});
+  how.keep = GetParam().keep, how.device = Device::gpu;
+  const auto there = test::take_step(world, tiling(1, 1), how);
   expect_near(there, single);
   for (std::size_t m = 0; m < there.logits.size(); ++m)
     EXPECT_EQ(test::differences(there.logits[m], single.logits[m], {0, ny, 0, nx}, {0, leads}), 0);

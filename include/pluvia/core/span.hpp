@@ -10,6 +10,12 @@ struct Span {
   bool operator==(const Span&) const = default;
 };
 
+/// One of so many runs, as even as possible, that cover [0, n). A plain value.
+struct Share {
+  int member = 0, members = 1;
+  Span of(Index n) const { return {n * member / members, n * (member + 1) / members}; }
+};
+
 PLUVIA_ANYWHERE inline Span shifted(Span s, Index by) {
   return {s.from + by, s.to + by};
 }

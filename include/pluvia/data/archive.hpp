@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
@@ -64,6 +65,8 @@ public:
   /// grids).
   std::vector<float> latitudes() const;
   std::vector<float> longitudes() const;
+  /// Bytes of decoded values that were read from files so far, not found among those kept.
+  std::int64_t bytes_read() const;
 
 private:
   struct Impl;

@@ -70,9 +70,10 @@ public:
   const ArchiveReader& reader() const { return reader_; }
   const Rect& tile() const { return reader_.rect(); }
 
-  /// The normalisation over the frames in the spans, at most about 200 of them, evenly taken. The same bits
-  /// on any number of ranks. Collective. Throws a data Error when a predictor has no valid cell at all.
-  Normalisation measure(const Communicator& comm, std::span<const TimeSpan> spans);
+  /// The normalisation over the frames in the spans, at most about 200 of them, evenly taken. Ranks with the
+  /// same tile each read a share of them. The same bits on any number of ranks. Collective. Throws a data Error
+  /// when a predictor has no valid cell at all.
+  Normalisation measure(const Communicator& comm, std::span<const TimeSpan> spans, Share share = {});
 
   /// Features of some of the history's frames of the forecast that starts at `init`, given the class
   /// probabilities of each lead's window that the network corrects ([height x width x classes]), with the

@@ -53,12 +53,18 @@ public:
   static constexpr std::array<float, 5> alphas{5, 15, 50, 150, 500}; ///< candidates
   static constexpr Time separation = 12 * 3600; ///< between a sample's window and those it may know
 
+  /// Ranks with the same tile, which read some windows each and hand them to each other; and all ranks that
+  /// read so, of all tiles, for a failure is everybody's.
+  struct SharedReading {
+    const Communicator &same_tile, &all;
+  };
   /// Counts the windows that lie wholly inside one of the spans on this rank's tile; `reader` must cover the
-  /// tile grown by smoothing_radius and clipped to the domain. Collective (the domain's counts are reduced).
-  /// Throws a data Error when the range holds no window.
+  /// tile grown by smoothing_radius and clipped to the domain. Collective over comm, which has each tile once
+  /// (the domain's counts are reduced), and over those who share the reading, where given. Throws a data Error
+  /// when the range holds no window.
   static Climatology count(const Communicator& comm, ArchiveReader& reader, const Rect& tile,
                            const Accumulation& rule, const std::vector<double>& thresholds_mm,
-                           std::span<const TimeSpan> spans);
+                           std::span<const TimeSpan> spans, const SharedReading* shared = nullptr);
 
   /// The same from observed windows of the grown tile, the same ends on every rank. `window` in seconds.
   /// Collective. Throws a data Error when there is no observation at all.

@@ -6,6 +6,7 @@
 
 #include "pluvia/comm/communicator.hpp"
 #include "pluvia/core/log.hpp"
+#include "pluvia/core/span.hpp"
 #include "pluvia/data/recent_weather.hpp"
 #include "pluvia/model/climatology.hpp"
 #include "pluvia/model/logistic_regression.hpp"
@@ -25,12 +26,13 @@ struct PooledRows {
 /// By lead, about 100 000 cells and at most 240 initial times of the training spans, chosen by
 /// counter-based random numbers: the same cells on every tiling, on the rank that holds them. Each sees the
 /// climatology without its own neighbourhood in time. `reader` must cover the climatology's tile with
-/// RecentWeather::reach more cells inside the domain; `area`: relative area of the tile's cells. Collective.
+/// RecentWeather::reach more cells inside the domain; `area`: relative area of the tile's cells. Ranks with the
+/// same tile each take a share of the times. Collective.
 /// Throws a data Error when no initial time of the spans has a complete window.
 std::vector<PooledRows> pooled_rows(const Communicator& comm, const Log& log, ArchiveReader& reader,
                                     const RecentWeatherRule& rule, const Climatology& climatology,
                                     const std::vector<double>& leads_hours, std::span<const float> area,
-                                    std::span<const TimeSpan> spans);
+                                    std::span<const TimeSpan> spans, Share share = {});
 
 /// By lead. The same bits on any number of ranks. Collective.
 std::vector<LogisticRegression> fit_pooled_regression(const Communicator& comm,

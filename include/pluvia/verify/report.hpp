@@ -21,10 +21,9 @@ struct ReportHeader {
 void write_report(const std::string& folder, const ScoreTable& table, const std::vector<Score>& scores,
                   const ReportHeader& header);
 
-/// Adds up the sums of score files that write_report made, of forecasts that no two of them share;
-/// `forecasts` receives how many there were. Local. Throws a data Error when a file is not one or they do not
-/// fit together.
-ScoreTable read_reports(const std::vector<std::string>& paths, std::int64_t* forecasts);
+/// Adds up the sums of score files that write_report made. Local. Throws a data Error when a file is not one,
+/// they do not fit together, or two hold the same lead of a forecast.
+ScoreTable read_reports(const std::vector<std::string>& paths);
 
 /// A short table for people: base rate, N_valid and the Brier skill score of each system by lead and
 /// threshold.

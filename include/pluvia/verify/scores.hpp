@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -68,7 +69,8 @@ public:
                           std::span<const float> area);
   /// Sums over ranks: the same on any number of them. Collective.
   void reduce(const Communicator& comm);
-  /// Adds another table of the same systems, leads and thresholds. Throws a data Error when it is of others.
+  /// Adds another table of the same systems, leads and thresholds. Throws a data Error when it is of others, or
+  /// holds a lead of a forecast that is in this one, too.
   void merge(const ScoreTable& other);
 
   const std::vector<std::string>& systems() const { return systems_; }
@@ -78,6 +80,8 @@ public:
   const ScoreCounts& of_day(Time day, int system, int lead, int threshold) const;
   const FractionSums& fractions_of_day(Time day, int lead, int threshold, int width) const;
   const ForecastHistogram& histogram(int system, int lead, int threshold) const;
+  /// Initial times of which some lead was added.
+  std::int64_t forecasts() const;
   /// Valid cells times forecasts of a lead, not weighted.
   std::int64_t n_valid(int lead) const;
 
@@ -95,10 +99,12 @@ private:
   };
   Day& day(Time midnight);
   std::size_t at(int system, int lead, int threshold) const;
+  Time init_of(int lead, Time window_end) const;
 
   std::vector<std::string> systems_;
   std::vector<double> leads_, thresholds_;
   std::map<Time, Day> days_;
+  std::vector<std::set<Time>> inits_;         // by lead, of the forecasts that were added
   std::vector<ForecastHistogram> histograms_; // [systems x leads x thresholds]
 };
 
