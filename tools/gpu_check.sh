@@ -86,7 +86,7 @@ check() { # PROGRAMS TESTS CONFIG REFERENCE
     run "bench $cells" 60 "$1/pluvia" bench "$3" parallel.device=gpu bench.ny=$cells bench.nx=$cells bench.rounds=5 \
       bench.output="$out/bench_$cells.json"
   done
-  # By slabs, from the host's memory: 5424 x 5424 cells need 30 GB there.
+  # By slabs, from the host's memory: 5424 x 5424 cells need some 50 GB there.
   run "forecast of a full disk" 150 "$1/pluvia" bench "$3" parallel.device=gpu bench.ny=5424 bench.nx=5424 \
     bench.training=false bench.rounds=1 bench.output="$out/bench_full_disk.json"
   if python3 -c 'import torch' 2>/dev/null; then
