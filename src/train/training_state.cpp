@@ -35,9 +35,9 @@ void store_own(const ParameterShards& shards, const std::string& prefix, std::sp
   }
 }
 
-void store_figures(const BestWeights& best, double rate_factor, Checkpoint& checkpoint) {
-  checkpoint.texts["best_loss"] = fmt::format("{}", best.loss);
-  checkpoint.texts["best_step"] = std::to_string(best.step);
+void store_figures(const BestWeights& weights, double rate_factor, Checkpoint& checkpoint) {
+  checkpoint.texts["best_loss"] = fmt::format("{}", weights.loss);
+  checkpoint.texts["best_step"] = std::to_string(weights.step);
   checkpoint.texts["rate_factor"] = fmt::format("{}", rate_factor);
 }
 
