@@ -446,6 +446,12 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
         grown / mib, held / mib, largest(world, kept) / mib, grown / largest(world, kept));
   out += fmt::format("a forecast holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all\n",
                      forecast_grown / mib, forecast_held / mib);
+  const double optimiser = largest(world, static_cast<double>(network.optimiser_bytes()));
+  if (s.bench.training)
+    out += fmt::format(
+        "  weights and gradients {:.1f} MiB each on every rank, the optimiser's state {:.1f} MiB on a "
+        "rank, which has a share of it\n",
+        static_cast<double>(network.parameters()) * sizeof(float) / mib, optimiser / mib);
   if (s.bench.training) out += describe("a step takes", by_step);
   out += describe("a forecast takes", by_forecast) + "\n";
   json["taken"]["forecast"] = describe(by_forecast);
@@ -454,7 +460,8 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
                           {"peak_of_step", grown},
                           {"peak_of_forecast", forecast_grown},
                           {"peak_with_forecast", forecast_held},
-                          {"activations_to_keep", largest(world, kept)}};
+                          {"activations_to_keep", largest(world, kept)},
+                          {"optimiser", optimiser}};
   if (stages > 1 && s.bench.training)
     out += stage_table(network, phases, s.bench.samples, json["stage_report"]);
   // The rows are of one rank, of its stage, and so is the ceiling to compare them with.

@@ -17,6 +17,7 @@
 #include "pluvia/nn/operators.hpp"
 #include "pluvia/nn/stages.hpp"
 #include "pluvia/train/precision.hpp"
+#include "pluvia/train/training_state.hpp"
 
 namespace pluvia::commands {
 
@@ -217,13 +218,13 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   const StUnetPorts ports = ports_of(s);
   const Stages stages = cut_stages(s.model, ports, tiling, count);
   StUnet network = make_network(s);
-  const auto parameters = static_cast<double>(network.parameters().size());
+  const Index parameters = network.parameters().size();
+  const int ranks = replicas * count * tensor * partition.ranks();
 
   std::string out =
       fmt::format("grid        {} x {} cells{} ({})\n", domain.grid.ny(), domain.grid.nx(),
                   tiling.x_edge() == Edge::periodic ? ", closed in longitude" : "", domain.source);
-  out += fmt::format("ranks       {} = {}{}{}{} rows x {} columns{}\n",
-                     replicas * count * tensor * partition.ranks(),
+  out += fmt::format("ranks       {} = {}{}{}{} rows x {} columns{}\n", ranks,
                      replicas > 1 ? fmt::format("{} replicas x ", replicas) : "",
                      count > 1 ? fmt::format("{} stages x ", count) : "",
                      tensor > 1 ? fmt::format("{} shares of the channels x ", tensor) : "", tiling.rows(),
@@ -231,11 +232,18 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   out +=
       fmt::format("sample      {} frames of {} min, {} input channels; {} leads, {} classes\n",
                   s.model.history, s.model.frame_minutes, rule.channels(), rule.leads.size(), rule.classes());
-  out +=
-      fmt::format("parameters  {:.0f}: {:.1f} MiB on every rank, {} times that in training (gradient, two "
-                  "moments, average, the best so far, all of them as saved last{}); reduced once a step\n\n",
-                  parameters, parameters * sizeof(float) / mib, s.train.exact ? "fifteen" : "eleven",
-                  s.train.exact ? ", exact sums" : "");
+  const double weights = static_cast<double>(parameters * static_cast<Index>(sizeof(float))) / mib,
+               kept = static_cast<double>(ParameterShards::most_of(parameters, ranks) * kept_per_weight *
+                                          static_cast<Index>(sizeof(float))) /
+                      mib;
+  out += fmt::format(
+      "parameters  {}: {:.1f} MiB on every rank, {} times that in training (gradients{}; summed once a "
+      "step)\n",
+      parameters, weights, s.train.exact ? "six" : "two", s.train.exact ? ", exact sums" : "");
+  out += fmt::format(
+      "optimiser   {:.1f} MiB on a rank: its share of two moments, the average, the best so far and all "
+      "of them as saved last\n\n",
+      kept);
   out += describe_levels(tiling, s.model) + "\n";
   if (tensor > 1) out += describe_shares(partition, s, ports) + "\n";
   if (count > 1) out += describe_stages(stages, partition, s, ports) + "\nAll stages of a tile together:\n";

@@ -54,14 +54,14 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
       pipeline_(network_, ports_, tiles_, grid_.stages,
                 cut_stages(settings.model, ports_, tiles_.tiling(), grid_.stages.size())),
       samples_(static_cast<int>(settings.bench.samples)), parameters_(network_.parameters().all()),
-      blocks_(blocks_of(settings, tiles_)) {
+      shards_(comm, parameters_), blocks_(blocks_of(settings, tiles_)) {
   if (blocks_) network_.parameters().sum_in_blocks();
   const Rect own = tiles_.tile(0);
   const auto stream = 1 + 3 * static_cast<std::uint64_t>(grid_.replica); // of a sample for each
   const auto all_leads = static_cast<Index>(ports_.lead_hours.size()), leads = tiles_.leads(all_leads).size();
   network_.parameters().move_to(device);
   if (device == Device::gpu) tiles_.link_accelerators();
-  adam_ = make_adam(parameters_);
+  adam_ = make_adam(shards_);
   input_ =
       random_leaf({1, tiles_.frames(settings.model.history).size(), own.height(), own.width(), ports_.inputs},
                   network_.input_margin(), stream);
@@ -117,7 +117,7 @@ StepPhases NetworkTiming::step(Profile* profile) {
   phases.backward -= phases.forward + phases.stages + meanwhile, phases.reduction += meanwhile;
   phases.forward -= phases.loss;
   phases.hidden = sync.cost().hidden_seconds;
-  update(adam_, parameters_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
+  update(adam_, shards_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
   lap(phases.optimiser);
   for (const auto& [layer, after] : tiles_.halo_costs()) {
     const auto found = before.find(layer);

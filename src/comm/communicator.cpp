@@ -100,6 +100,12 @@ void Communicator::barrier() const {
   mpi_check(MPI_Barrier(comm_), "MPI_Barrier");
 }
 
+void Communicator::all_gather(std::span<float> values) const {
+  mpi_check(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values.data(),
+                          static_cast<int>(values.size()) / size_, MPI_FLOAT, comm_),
+            "MPI_Allgather");
+}
+
 std::vector<std::string> Communicator::all_gather(const std::string& text) const {
   std::vector<std::string> out(static_cast<std::size_t>(size_));
   for (int r = 0; r < size_; ++r) {

@@ -94,10 +94,12 @@ Tensor Tensor::zeros(Shape s, Margin m, Device device) {
 }
 
 void Tensor::fill(float value) {
-  if (device() == Device::gpu)
-    kernels::fill(data_.get(), size_, value);
-  else
-    std::fill_n(data_.get(), size_, value);
+  if (device() == Device::gpu) return kernels::fill(data_.get(), size_, value);
+  constexpr std::size_t piece = 65536;
+  parallel_for(static_cast<Index>((size_ + piece - 1) / piece), [&](Index i) {
+    const std::size_t first = static_cast<std::size_t>(i) * piece;
+    std::fill_n(data_.get() + first, std::min(piece, size_ - first), value);
+  });
 }
 
 Tensor Tensor::clone(Margin m) const {
@@ -131,17 +133,29 @@ std::vector<float> values_of(const Tensor& tensor) {
   const auto from = tensor.storage();
   if (tensor.device() == Device::host) return {from.begin(), from.end()};
   std::vector<float> out(from.size());
-  accelerator::to_host(out.data(), from.data(), from.size_bytes());
+  read_values(tensor, 0, out);
   return out;
 }
 
 void set_values(Tensor& tensor, std::span<const float> values) {
-  const auto to = tensor.storage();
-  assert(values.size() == to.size());
+  assert(values.size() == tensor.storage().size());
+  write_values(tensor, 0, values);
+}
+
+void read_values(const Tensor& tensor, Index from, std::span<float> values) {
+  const auto those = tensor.storage().subspan(static_cast<std::size_t>(from), values.size());
   if (tensor.device() == Device::gpu)
-    accelerator::to_accelerator(to.data(), values.data(), values.size_bytes());
+    accelerator::to_host(values.data(), those.data(), those.size_bytes());
   else
-    std::ranges::copy(values, to.begin());
+    std::ranges::copy(those, values.begin());
+}
+
+void write_values(Tensor& tensor, Index from, std::span<const float> values) {
+  const auto those = tensor.storage().subspan(static_cast<std::size_t>(from), values.size());
+  if (tensor.device() == Device::gpu)
+    accelerator::to_accelerator(those.data(), values.data(), values.size_bytes());
+  else
+    std::ranges::copy(values, those.begin());
 }
 
 void add_to(Tensor& to, const Tensor& d) {

@@ -45,22 +45,50 @@ std::vector<hsize_t> sizes(const std::vector<std::int64_t>& values) {
   return {values.begin(), values.end()};
 }
 
-/// Selects a box of a dataspace; an empty box selects nothing.
-void select(hid_t space, const Hyperslab& box) {
-  if (std::find(box.count.begin(), box.count.end(), 0) != box.count.end()) {
-    require(H5Sselect_none(space), "Cannot select");
-    return;
-  }
-  if (box.count.empty()) return; // a scalar
-  require(H5Sselect_hyperslab(space, H5S_SELECT_SET, sizes(box.start).data(), nullptr,
-                              sizes(box.count).data(), nullptr),
-          "Cannot select a part of an array");
+bool is_empty(const Hyperslab& box) {
+  return std::find(box.count.begin(), box.count.end(), 0) != box.count.end();
 }
 
-Handle memory_space(const Hyperslab& box, std::size_t values) {
+/// Selects boxes of a dataspace; empty ones, and none at all, select nothing.
+void select(hid_t space, const std::vector<Hyperslab>& boxes) {
+  if (boxes.size() == 1 && boxes[0].count.empty()) return; // a scalar
+  require(H5Sselect_none(space), "Cannot select");
+  for (const Hyperslab& box : boxes)
+    if (!is_empty(box))
+      require(H5Sselect_hyperslab(space, H5S_SELECT_OR, sizes(box.start).data(), nullptr,
+                                  sizes(box.count).data(), nullptr),
+              "Cannot select a part of an array");
+}
+
+/// The fewest boxes that a run of values in row-major order consists of.
+std::vector<Hyperslab> boxes_of(const std::vector<std::int64_t>& extents, Span run) {
+  std::vector<Hyperslab> out;
+  while (run.from < run.to) {
+    // Along the first dimension whose whole parts the rest begins with.
+    std::int64_t part = 1;
+    for (const std::int64_t n : extents) part *= n;
+    std::size_t along = 0;
+    for (; along < extents.size(); ++along) {
+      part /= extents[along];
+      if (run.from % part == 0 && run.size() >= part) break;
+    }
+    Hyperslab box{std::vector<std::int64_t>(extents.size(), 0), extents};
+    std::int64_t place = run.from / part;
+    for (std::size_t d = along + 1; d-- > 0; place /= extents[d]) {
+      box.start[d] = place % extents[d];
+      box.count[d] = 1;
+    }
+    box.count[along] = std::min(run.size() / part, extents[along] - box.start[along]);
+    run.from += box.count[along] * part;
+    out.push_back(std::move(box));
+  }
+  return out;
+}
+
+Handle memory_space(const std::vector<Hyperslab>& boxes, std::size_t values) {
   const std::array<hsize_t, 1> length{std::max<hsize_t>(values, 1)};
   Handle space(H5Screate_simple(1, length.data(), nullptr), H5Sclose, "Cannot describe an array");
-  if (std::find(box.count.begin(), box.count.end(), 0) != box.count.end()) H5Sselect_none(space);
+  if (std::ranges::all_of(boxes, is_empty)) H5Sselect_none(space);
   return space;
 }
 } // namespace
@@ -134,14 +162,24 @@ Handle create_dataset(hid_t file, const std::string& path, const std::string& na
 
 void H5File::write(const std::string& name, const std::vector<std::int64_t>& extents, const Hyperslab& box,
                    std::span<const float> values) {
+  write(name, extents, std::vector{box}, values);
+}
+
+void H5File::write(const std::string& name, const std::vector<std::int64_t>& extents, Span run,
+                   std::span<const float> values) {
+  write(name, extents, boxes_of(extents, run), values);
+}
+
+void H5File::write(const std::string& name, const std::vector<std::int64_t>& extents,
+                   const std::vector<Hyperslab>& boxes, std::span<const float> values) {
   const LibraryGuard guard(library_lock());
   const Handle space(extents.empty()
                          ? H5Screate(H5S_SCALAR)
                          : H5Screate_simple(static_cast<int>(extents.size()), sizes(extents).data(), nullptr),
                      H5Sclose, "Cannot write " + path_);
   const Handle data = create_dataset(file_, path_, name, H5T_IEEE_F32LE, space);
-  const Handle memory = memory_space(box, values.size());
-  select(space, box);
+  const Handle memory = memory_space(boxes, values.size());
+  select(space, boxes);
   require(
       H5Dwrite(data, H5T_NATIVE_FLOAT, memory, space, transfer(access_ == Access::collective), values.data()),
       "Cannot write " + name + " to " + path_);
@@ -153,9 +191,9 @@ void H5File::write_text(const std::string& name, const std::string& text) {
   const Handle space(H5Screate_simple(1, length.data(), nullptr), H5Sclose, "Cannot write " + path_);
   const Handle data = create_dataset(file_, path_, name, H5T_STD_U8LE, space);
   const std::int64_t mine = rank_ == 0 ? static_cast<std::int64_t>(text.size()) : 0;
-  const Hyperslab box{{0}, {mine}};
-  const Handle memory = memory_space(box, text.size());
-  select(space, box);
+  const std::vector<Hyperslab> boxes{{{0}, {mine}}};
+  const Handle memory = memory_space(boxes, text.size());
+  select(space, boxes);
   require(
       H5Dwrite(data, H5T_NATIVE_UCHAR, memory, space, transfer(access_ == Access::collective), text.data()),
       "Cannot write " + name + " to " + path_);
@@ -188,8 +226,8 @@ void H5File::read(const std::string& name, const Hyperslab& box, std::span<float
   const LibraryGuard guard(library_lock());
   const Handle data(H5Dopen2(file_, name.c_str(), H5P_DEFAULT), H5Dclose, path_ + " has no array " + name);
   const Handle space(H5Dget_space(data), H5Sclose, "Cannot read " + name + " of " + path_);
-  const Handle memory = memory_space(box, out.size());
-  select(space, box);
+  const Handle memory = memory_space({box}, out.size());
+  select(space, {box});
   require(H5Dread(data, H5T_NATIVE_FLOAT, memory, space, transfer(access_ == Access::collective), out.data()),
           "Cannot read " + name + " of " + path_);
 }

@@ -89,7 +89,8 @@ Hyperslab tile_of_field(std::int64_t outer, std::int64_t inner, const Rect& tile
 
 void check_sizes(const Checkpoint& checkpoint, const Rect& tile) {
   for (const auto& [name, array] : checkpoint.arrays)
-    if (array.values.size() != product(array.extents))
+    if (array.values.size() !=
+        (array.run ? static_cast<std::size_t>(array.run->size()) : product(array.extents)))
       fail(ExitCode::failed, "The array " + name + " does not have the size of its extents");
   const auto cells = static_cast<std::size_t>(tile.empty() ? 0 : tile.cells());
   for (const auto& [name, field] : checkpoint.fields)
@@ -99,7 +100,7 @@ void check_sizes(const Checkpoint& checkpoint, const Rect& tile) {
 
 std::size_t bytes_of(const Checkpoint& checkpoint, const Rect& domain) {
   std::size_t values = 0;
-  for (const auto& [name, array] : checkpoint.arrays) values += array.values.size();
+  for (const auto& [name, array] : checkpoint.arrays) values += product(array.extents);
   for (const auto& [name, field] : checkpoint.fields)
     values += static_cast<std::size_t>(field.outer * field.inner * domain.cells());
   return values * sizeof(float) + (std::size_t{1} << 20);
@@ -118,6 +119,7 @@ void write_contents(const Communicator& comm, const std::string& path, const Che
   for (const auto& [name, text] : checkpoint.texts) write_text("texts/" + name, text);
   for (const auto& [name, array] : checkpoint.arrays)
     together(comm, [&, &name = name, &array = array] {
+      if (array.run) return file->write("arrays/" + name, array.extents, *array.run, array.values);
       const Hyperslab box = comm.rank() == 0 ? whole(array.extents) : nothing(array.extents.size());
       file->write("arrays/" + name, array.extents, box, array.values);
     });
@@ -146,7 +148,7 @@ json describe(const H5File& file) {
 
 /// Everything but the fields, whose extents go to `fields`. Rank 0 checks and reads, the others are told.
 Checkpoint read_shared_part(const Communicator& comm, const std::string& path, std::string* digest,
-                            json& fields) {
+                            json& fields, const WantedRun& wanted) {
   std::string seal_text, description;
   std::optional<H5File> file;
   together(comm, [&] {
@@ -168,13 +170,21 @@ Checkpoint read_shared_part(const Communicator& comm, const std::string& path, s
   for (const auto& [name, extents] : all["arrays"].items()) {
     NamedArray& array = out.arrays[name];
     array.extents = extents.get<std::vector<std::int64_t>>();
-    array.values.resize(product(array.extents));
   }
-  together(comm, [&] {
-    if (comm.rank() != 0) return;
-    for (auto& [name, array] : out.arrays) file->read("arrays/" + name, whole(array.extents), array.values);
-  });
-  for (auto& [name, array] : out.arrays) comm.broadcast(std::as_writable_bytes(std::span(array.values)), 0);
+  // One after the other: what a rank does not want it holds for a moment.
+  for (auto& [name, array] : out.arrays) {
+    const std::size_t size = product(array.extents);
+    array.values.resize(size);
+    together(comm, [&, &name = name, &array = array] {
+      if (comm.rank() == 0) file->read("arrays/" + name, whole(array.extents), array.values);
+    });
+    comm.broadcast(std::as_writable_bytes(std::span(array.values)), 0);
+    if (wanted) array.run = wanted(name);
+    if (!array.run) continue;
+    const auto end = static_cast<Index>(size);
+    array.run = {std::min(array.run->from, end), std::min(array.run->to, end)};
+    array.values = {array.values.begin() + array.run->from, array.values.begin() + array.run->to};
+  }
   fields = all["fields"];
   return out;
 }
@@ -217,9 +227,9 @@ void check_checkpoint(const std::string& path) {
 }
 
 Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, const Rect& tile,
-                           std::string* digest) {
+                           std::string* digest, const WantedRun& wanted) {
   json fields;
-  Checkpoint out = read_shared_part(comm, path, digest, fields);
+  Checkpoint out = read_shared_part(comm, path, digest, fields, wanted);
   std::optional<H5File> file;
   together(comm, [&] { file.emplace(H5File::open(comm, path)); });
   for (const auto& [name, description] : fields.items()) {
@@ -241,7 +251,7 @@ Checkpoint read_checkpoint(const Communicator& comm, const std::string& path, co
 
 Checkpoint read_checkpoint_header(const Communicator& comm, const std::string& path, std::string* digest) {
   json fields;
-  return read_shared_part(comm, path, digest, fields);
+  return read_shared_part(comm, path, digest, fields, {});
 }
 
 } // namespace pluvia

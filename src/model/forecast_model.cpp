@@ -93,26 +93,26 @@ void require_same_model(const Settings& trained, const std::string& path, const 
   refuse(wanted.data.precip_label != trained.data.precip_label, "data.precip_label");
 }
 
-void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix,
-                      Checkpoint& checkpoint) {
-  for (const Parameter* p : parameters) {
-    const Shape s = p->value.shape();
-    checkpoint.arrays[prefix + "/" + p->name] = {{s.b, s.t, s.y, s.x, s.c}, values_of(p->value)};
-  }
+std::vector<std::int64_t> extents_of(const Parameter& parameter) {
+  const Shape s = parameter.value.shape();
+  return {s.b, s.t, s.y, s.x, s.c};
+}
+
+bool has_parameters(const Checkpoint& checkpoint, const std::string& prefix,
+                    const std::vector<Parameter*>& parameters) {
+  return std::ranges::all_of(parameters, [&](const Parameter* p) {
+    const auto found = checkpoint.arrays.find(prefix + "/" + p->name);
+    return found != checkpoint.arrays.end() && found->second.extents == extents_of(*p);
+  });
 }
 
 void load_parameters(const Checkpoint& checkpoint, const std::string& prefix,
                      const std::vector<Parameter*>& parameters) {
-  for (Parameter* p : parameters) {
-    const auto found = checkpoint.arrays.find(prefix + "/" + p->name);
-    const Shape s = p->value.shape();
-    if (found == checkpoint.arrays.end() ||
-        found->second.extents != std::vector<std::int64_t>{s.b, s.t, s.y, s.x, s.c})
-      fail(ExitCode::data, "The checkpoint holds another model",
-           "it has no " + prefix + "/" + p->name + " of this network's shape",
-           "Use the configuration it was trained with, or train anew.");
-    set_values(p->value, found->second.values);
-  }
+  if (!has_parameters(checkpoint, prefix, parameters))
+    fail(ExitCode::data, "The checkpoint holds another model",
+         "it has not all " + prefix + "/... of this network in their shapes",
+         "Use the configuration it was trained with, or train anew.");
+  for (Parameter* p : parameters) set_values(p->value, checkpoint.arrays.at(prefix + "/" + p->name).values);
 }
 
 } // namespace pluvia

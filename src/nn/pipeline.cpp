@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <cassert>
 #include <chrono>
-#include <limits>
 #include <map>
 #include <utility>
 
 #include "pluvia/comm/mail.hpp"
-#include "pluvia/core/error.hpp"
 
 namespace pluvia {
 
@@ -35,10 +33,6 @@ Pipeline::Pipeline(StUnet& network, const StUnetPorts& ports, Decomposition& til
   for (const Crossing& c : stages_.crossings)
     shapes_.push_back(
         crossing_shape(stages_, c, network.settings(), ports, tiles.partition(), tiles.comm().rank()));
-  for (const Shape& s : shapes_)
-    if (s.size() > std::numeric_limits<int>::max())
-      fail(ExitCode::usage, "A tile is too large for parallel.stages", "MPI counts to 2^31 values a message",
-           "Cut the domain in more tiles (parallel.rows, parallel.cols).");
 }
 
 /// A step that is under way.

@@ -19,35 +19,51 @@ void attend_home(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   const Shape& s = o.shape();
   const bool shared = shared_queries(window);
   const Span held = frames_at_hand(k);
-  for_strips(s, [&](Index b, Index, const Patch& patch) {
-    std::vector<Lanes> scores(static_cast<std::size_t>(held.size()));
-    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
-      const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
-      for (Index t = 0; t < s.t; ++t) {
-        const Block query = gather_query(q, shared, b, t, origin, patch, channel);
-        const Span frames = shifted(key_frames(window, origin, t), -held.from);
-        const auto from = static_cast<std::size_t>(frames.from), to = static_cast<std::size_t>(frames.to);
-        for (std::size_t j = from; j < to; ++j) products(query, keys[j], &scores[j]);
-        const Normaliser norm = softmax(&scores[from], frames.size());
-        Block out{};
-        for (std::size_t j = from; j < to; ++j) add_weighted(out, &scores[j], values[j]);
-        scatter(out, norm.inverse, o, b, t, patch, channel);
-        for (int i = 0; i < patch.n; ++i) log_sum.cell(b, t, patch.y[i], patch.x[i])[h] = norm.log_sum.v[i];
+  for_strips(s, [&] {
+    return [&, keys = std::vector<Block>(), values = std::vector<Block>(),
+            scores = std::vector<Lanes>(static_cast<std::size_t>(held.size()))](Index b, Index,
+                                                                                const Strip& strip) mutable {
+      for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+        gather_frames(k, b, strip, channel, keys);
+        gather_frames(v, b, strip, channel, values);
+        for (Index t = 0; t < s.t; ++t) {
+          const Block query = gather_query(q, shared, b, t, origin, strip, channel);
+          const Span frames = shifted(key_frames(window, origin, t), -held.from);
+          products(query, keys.data() + frames.from, frames.size(), scores.data());
+          const Normaliser norm = softmax(scores.data(), frames.size());
+          Block out{};
+          add_weighted(out, scores.data(), 1, values.data() + frames.from, frames.size());
+          scatter(out, norm.inverse, o, b, t, strip, channel);
+          scatter_value(norm.log_sum, log_sum, b, t, strip, h);
+        }
       }
-    }
+    };
   });
 }
 
-} // namespace
+enum class Patches { all, inside, rim };
 
-void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
-            TileOrigin origin, Tensor& o, Tensor& log_sum) {
-  if (k.device() == Device::gpu)
-    return kernels::attend(q.view(), k.view(), v.view(), window, origin, o.view(), log_sum.view());
-  if (stays_home(window)) return attend_home(q, k, v, window, origin, o, log_sum);
+/// Are all keys that a patch sees in frame t cells and frames of the tile's own?
+bool is_inside(const Patch& patch, const AttentionWindow& window, TileOrigin origin, Index t,
+               const Shape& keys) {
+  // Windows rise with the query, and so do the cells of a patch.
+  const auto within = [](const AxisWindow& axis, Index first, Index last, Index start, Index extent) {
+    return axis.keys(first + start).from >= start && axis.keys(last + start).to <= start + extent;
+  };
+  const Span frames = key_frames(window, origin, t);
+  return frames.from >= 0 && frames.to <= keys.t &&
+         within(window.y, patch.y[0], patch.y[patch.n - 1], origin.y, keys.y) &&
+         within(window.x, patch.x[0], patch.x[patch.n - 1], origin.x, keys.x);
+}
+
+/// Every cell attends to cells around it.
+void attend_around(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
+                   TileOrigin origin, Patches which, Tensor& o, Tensor& log_sum) {
   const Shape& s = o.shape();
   const bool shared = shared_queries(window);
   for_patches(s, [&](Index b, Index t, Index, const Patch& patch) {
+    if (which != Patches::all && is_inside(patch, window, origin, t, k.shape()) != (which == Patches::inside))
+      return;
     const Shared box(patch, window, origin, &AxisWindow::keys);
     const Span frames = key_frames(window, origin, t);
     const Index n = frames.size() * box.cells();
@@ -67,9 +83,25 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWi
         for (Index ky = box.y().from; ky < box.y().to; ++ky, at += box.width())
           add_weighted(out, at, v.cell(b, kt, ky, box.x().from) + channel, s.c, box.width());
       scatter(out, norm.inverse, o, b, t, patch, channel);
-      for (int i = 0; i < patch.n; ++i) log_sum.cell(b, t, patch.y[i], patch.x[i])[h] = norm.log_sum.v[i];
+      scatter_value(norm.log_sum, log_sum, b, t, patch, h);
     }
   });
+}
+
+} // namespace
+
+void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
+            TileOrigin origin, Tensor& o, Tensor& log_sum, const Arrival& arrival) {
+  const bool gpu = k.device() == Device::gpu;
+  if (arrival && !gpu && !stays_home(window)) {
+    attend_around(q, k, v, window, origin, Patches::inside, o, log_sum);
+    arrival();
+    return attend_around(q, k, v, window, origin, Patches::rim, o, log_sum);
+  }
+  if (arrival) arrival();
+  if (gpu) return kernels::attend(q.view(), k.view(), v.view(), window, origin, o.view(), log_sum.view());
+  if (stays_home(window)) return attend_home(q, k, v, window, origin, o, log_sum);
+  attend_around(q, k, v, window, origin, Patches::all, o, log_sum);
 }
 
 std::vector<float> attention_weights(const Tensor& q, const Tensor& k, const AttentionWindow& window,

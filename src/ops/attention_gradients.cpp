@@ -37,9 +37,13 @@ public:
       }
       return;
     }
-    float* to = partial_.data() + part * leads_ * channels_ + at;
-    for (int c = 0; c < head_channels; ++c)
-      for (int i = 0; i < n; ++i) to[c] += score_scale * block.c[c].v[i];
+    simd::Float16 cells[lanes], total;
+    float* const to = partial_.data() + part * leads_ * channels_ + at;
+    std::memcpy(cells, block.c, sizeof cells);
+    std::memcpy(&total, to, sizeof total);
+    simd::turn(cells);
+    for (int i = 0; i < n; ++i) total += score_scale * cells[i];
+    std::memcpy(to, &total, sizeof total);
   }
   /// Zero for the leads of other parts.
   void store(Tensor& dq) const {
@@ -67,45 +71,64 @@ void pull_home(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
                const Tensor& delta, const AttentionWindow& window, TileOrigin origin, Tensor* dq, Tensor& dk,
                Tensor& dv, OrderFreeSums* shared_sums) {
   const Shape& s = d_o.shape();
-  const Span own_keys{0, dk.shape().t}, own_queries{0, s.t}, keys_held = frames_at_hand(k),
-                                                             queries_held = frames_at_hand(d_o);
+  const Span own_keys{0, dk.shape().t}, keys_held = frames_at_hand(k), queries_held = frames_at_hand(d_o);
   const bool shared = shared_queries(window);
+  const auto own = [&](Index t) { return t >= 0 && t < s.t; };
+  const auto contains = [](Span span, Index i) { return i >= span.from && i < span.to; };
+  // The keys that query t sees and that this rank has a use for.
+  const auto frames_of = [&](Index t) {
+    const Span seen = key_frames(window, origin, t);
+    return own(t) ? seen : intersect(seen, own_keys);
+  };
+  const auto pairs = [&](std::vector<Lanes>& of, Index t) {
+    return of.data() + (t - queries_held.from) * keys_held.size();
+  };
   SharedQueryGradient sum(shared, s, q, origin, s.y, shared_sums);
-  for_strips(s, [&](Index b, Index row, const Patch& patch) {
-    for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
-      const auto keys = gather_frames(k, b, patch, channel), values = gather_frames(v, b, patch, channel);
-      std::vector<Block> out_k(static_cast<std::size_t>(own_keys.to), Block{}), out_v(out_k);
-      for (Index t = queries_held.from; t < queries_held.to; ++t) {
-        const bool own_query = t >= own_queries.from && t < own_queries.to;
-        const Span seen = key_frames(window, origin, t),
-                   frames = own_query ? seen : intersect(seen, own_keys);
-        if (frames.size() <= 0) continue;
-        const Block query = gather_query(q, shared, b, t, origin, patch, channel),
-                    g = gather(d_o, b, t, patch, channel);
-        const Lanes norm = gather_value(log_sum, b, t, patch, h), del = gather_value(delta, b, t, patch, h);
-        Block out{};
-        for (Index i = frames.from; i < frames.to; ++i) {
-          const auto j = static_cast<std::size_t>(i - keys_held.from);
-          Lanes p, ds;
-          products(query, keys[j], &p);
-          products(g, values[j], &ds);
-          pull_scores(p, ds, norm, del);
-          if (own_query) add_weighted(out, &ds, keys[j]);
-          if (i < own_keys.from || i >= own_keys.to) continue;
-          add_weighted(out_k[static_cast<std::size_t>(i)], &ds, query); // which carries the scale
-          add_weighted(out_v[static_cast<std::size_t>(i)], &p, g);
+  for_strips(s, [&] {
+    std::vector<Block> queries(static_cast<std::size_t>(queries_held.size())), g(queries.size());
+    // Of pairs [queries at hand, keys at hand], where the query sees the key.
+    std::vector<Lanes> p(static_cast<std::size_t>(queries_held.size() * keys_held.size())), ds(p.size());
+    return [&, queries, g, p, ds, keys = std::vector<Block>(),
+            values = std::vector<Block>()](Index b, Index row, const Strip& strip) mutable {
+      for (Index h = 0, channel = 0; channel < s.c; ++h, channel += head_channels) {
+        gather_frames(k, b, strip, channel, keys);
+        gather_frames(v, b, strip, channel, values);
+        for (Index t = queries_held.from; t < queries_held.to; ++t) {
+          const Span frames = shifted(frames_of(t), -keys_held.from);
+          if (frames.size() <= 0) continue;
+          const auto i = static_cast<std::size_t>(t - queries_held.from);
+          queries[i] = gather_query(q, shared, b, t, origin, strip, channel);
+          g[i] = gather(d_o, b, t, strip, channel);
+          Lanes *const pt = pairs(p, t) + frames.from, *const dst = pairs(ds, t) + frames.from;
+          products(queries[i], keys.data() + frames.from, frames.size(), pt);
+          products(g[i], values.data() + frames.from, frames.size(), dst);
+          const Lanes norm = gather_value(log_sum, b, t, strip, h), del = gather_value(delta, b, t, strip, h);
+          for (Index j = 0; j < frames.size(); ++j) pull_scores(pt[j], dst[j], norm, del);
+          if (!own(t)) continue;
+          Block out{};
+          add_weighted(out, dst, 1, keys.data() + frames.from, frames.size());
+          if (shared)
+            sum.add(out, b, t, row, strip.n, channel);
+          else if (dq)
+            scatter(out, scales, *dq, b, t, strip, channel);
         }
-        if (!own_query) continue;
-        if (shared)
-          sum.add(out, b, t, row, patch.n, channel);
-        else if (dq)
-          scatter(out, scales, *dq, b, t, patch, channel);
+        for (Index t = 0; t < dk.shape().t; ++t) {
+          Span seen_by = queries_held; // one span: what queries see rises with them
+          while (seen_by.size() > 0 && !contains(frames_of(seen_by.from), t)) ++seen_by.from;
+          while (seen_by.size() > 0 && !contains(frames_of(seen_by.to - 1), t)) --seen_by.to;
+          Block out_k{}, out_v{};
+          if (seen_by.size() > 0) {
+            const Index stride = keys_held.size(), first = seen_by.from - queries_held.from,
+                        key = t - keys_held.from;
+            add_weighted(out_k, pairs(ds, seen_by.from) + key, stride, queries.data() + first,
+                         seen_by.size()); // of queries that carry the scale
+            add_weighted(out_v, pairs(p, seen_by.from) + key, stride, g.data() + first, seen_by.size());
+          }
+          scatter(out_k, ones, dk, b, t, strip, channel);
+          scatter(out_v, ones, dv, b, t, strip, channel);
+        }
       }
-      for (Index t = own_keys.from; t < own_keys.to; ++t) {
-        scatter(out_k[static_cast<std::size_t>(t)], ones, dk, b, t, patch, channel);
-        scatter(out_v[static_cast<std::size_t>(t)], ones, dv, b, t, patch, channel);
-      }
-    }
+    };
   });
   if (shared && dq) sum.store(*dq);
 }
@@ -223,12 +246,14 @@ void gradients_on_accelerator(const Tensor& q, const Tensor& k, const Tensor& v,
 
 void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv, OrderFreeSums* shared_sums) {
-  if (k.device() == Device::gpu)
-    return gradients_on_accelerator(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv);
-  if (stays_home(window))
-    return pull_home(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv, shared_sums);
-  if (dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);
+                      TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv, OrderFreeSums* shared_sums,
+                      const Arrival& arrival) {
+  const bool gpu = k.device() == Device::gpu, around = !gpu && !stays_home(window);
+  // Queries need nothing of other tiles but keys and values, which are there since the forward pass.
+  if (around && dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);
+  if (arrival) arrival();
+  if (gpu) return gradients_on_accelerator(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv);
+  if (!around) return pull_home(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv, shared_sums);
   pull_keys(q, k, v, d_o, log_sum, delta, window, origin, dk, dv);
 }
 

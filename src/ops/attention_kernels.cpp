@@ -85,7 +85,7 @@ void attend(const ConstView& q, const ConstView& k, const ConstView& v, const At
     const float inverse = 1.0F / sum;
     float* to = o.cell(at.b, at.t, at.y, at.x) + first;
     for (int c = 0; c < channels; ++c) to[c] = out.v[c] * inverse;
-    log_sum.cell(at.b, at.t, at.y, at.x)[h] = top + std::log(sum);
+    log_sum.cell(at.b, at.t, at.y, at.x)[h] = top + log_f32(sum);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "pluvia/core/math.hpp"
@@ -41,14 +42,33 @@ struct Patch {
       for (Index dx = 0; dx < width && x0 + dx < tile.x; ++dx, ++n) y[n] = y0 + dy, x[n] = x0 + dx;
     for (int i = n; i < lanes; ++i) y[i] = y[n - 1], x[i] = x[n - 1];
   }
+  Index offset(const Tensor& a, int lane) const { return y[lane] * a.stride_y() + x[lane] * a.stride_x(); }
 };
 constexpr Index patch_height = 4, patch_width = 4; // square: the smallest union of windows around
 
-inline Block gather(const Tensor& a, Index b, Index t, const Patch& patch, Index channel,
-                    float factor = 1.0F) {
+/// The same of one row.
+struct Strip {
+  int n;
+  Index y, x;
+  Strip(Index row, Index first, const Shape& tile)
+      : n(static_cast<int>(std::min<Index>(lanes, tile.x - first))), y(row), x(first) {}
+  Index offset(const Tensor& a, int lane) const {
+    return y * a.stride_y() + (x + std::min(lane, n - 1)) * a.stride_x();
+  }
+};
+
+/// Asks for the strip after the one whose first cell is `cell`: of many frames, each read or written in short
+/// pieces, no prefetcher keeps track.
+template <bool written> void prefetch_next(const float* cell, const Tensor& a) {
+  for (int i = lanes; i < 2 * lanes; ++i) __builtin_prefetch(cell + i * a.stride_x(), written);
+}
+
+template <class Cells>
+Block gather(const Tensor& a, Index b, Index t, const Cells& of, Index channel, float factor = 1.0F) {
+  const float* const from = a.cell(b, t, 0, 0) + channel;
   simd::Float16 cells[lanes];
-  for (int i = 0; i < lanes; ++i)
-    std::memcpy(&cells[i], a.cell(b, t, patch.y[i], patch.x[i]) + channel, sizeof cells[i]);
+  for (int i = 0; i < lanes; ++i) std::memcpy(&cells[i], from + of.offset(a, i), sizeof cells[i]);
+  if constexpr (std::is_same_v<Cells, Strip>) prefetch_next<false>(from + of.offset(a, 0), a);
   simd::turn(cells);
   Block block;
   for (int c = 0; c < head_channels; ++c) {
@@ -65,8 +85,9 @@ inline Block repeat(const float* channels, float factor) {
   return block;
 }
 
-inline void scatter(const Block& block, const Lanes& factor, Tensor& a, Index b, Index t, const Patch& patch,
-                    Index channel) {
+template <class Cells>
+void scatter(const Block& block, const Lanes& factor, Tensor& a, Index b, Index t, const Cells& of,
+             Index channel) {
   simd::Float16 cells[lanes], factors;
   std::memcpy(&factors, factor.v, sizeof factors);
   for (int c = 0; c < head_channels; ++c) {
@@ -74,14 +95,21 @@ inline void scatter(const Block& block, const Lanes& factor, Tensor& a, Index b,
     cells[c] *= factors;
   }
   simd::turn(cells);
-  for (int i = 0; i < patch.n; ++i)
-    std::memcpy(a.cell(b, t, patch.y[i], patch.x[i]) + channel, &cells[i], sizeof cells[i]);
+  float* const to = a.cell(b, t, 0, 0) + channel;
+  for (int i = 0; i < of.n; ++i) std::memcpy(to + of.offset(a, i), &cells[i], sizeof cells[i]);
+  if constexpr (std::is_same_v<Cells, Strip>) prefetch_next<true>(to + of.offset(a, 0), a);
 }
 
-inline Lanes gather_value(const Tensor& a, Index b, Index t, const Patch& patch, Index channel) {
+template <class Cells> Lanes gather_value(const Tensor& a, Index b, Index t, const Cells& of, Index channel) {
+  const float* const from = a.cell(b, t, 0, 0) + channel;
   Lanes out;
-  for (int i = 0; i < lanes; ++i) out.v[i] = a.cell(b, t, patch.y[i], patch.x[i])[channel];
+  for (int i = 0; i < lanes; ++i) out.v[i] = from[of.offset(a, i)];
   return out;
+}
+template <class Cells>
+void scatter_value(const Lanes& value, Tensor& a, Index b, Index t, const Cells& of, Index channel) {
+  float* const to = a.cell(b, t, 0, 0) + channel;
+  for (int i = 0; i < of.n; ++i) to[of.offset(a, i)] = value.v[i];
 }
 
 constexpr Lanes all_lanes(float value) {
@@ -118,20 +146,27 @@ inline void add_weighted(Block& a, const Lanes* w, const float* b, Index stride,
   }
 }
 
-/// The same where every lane has a cell of its own.
-inline void products(const Block& a, const Block& b, Lanes* out) {
+/// The same where every lane has cells of its own.
+inline void products(const Block& a, const Block* b, Index n, Lanes* out) {
   for (int part = 0; part < lanes; part += simd::width) {
-    Vec sum = Vec::zero();
-    for (int c = 0; c < head_channels; ++c)
-      sum = fma(Vec::load(a.c[c].v + part), Vec::load(b.c[c].v + part), sum);
-    sum.store(out->v + part);
+    Vec r[head_channels];
+    for (int c = 0; c < head_channels; ++c) r[c] = Vec::load(a.c[c].v + part);
+    for (Index j = 0; j < n; ++j) {
+      Vec sum = Vec::zero();
+      for (int c = 0; c < head_channels; ++c) sum = fma(r[c], Vec::load(b[j].c[c].v + part), sum);
+      sum.store(out[j].v + part);
+    }
   }
 }
-inline void add_weighted(Block& a, const Lanes* w, const Block& b) {
+inline void add_weighted(Block& a, const Lanes* w, Index stride, const Block* b, Index n) {
   for (int part = 0; part < lanes; part += simd::width) {
-    const Vec weight = Vec::load(w->v + part);
-    for (int c = 0; c < head_channels; ++c)
-      fma(weight, Vec::load(b.c[c].v + part), Vec::load(a.c[c].v + part)).store(a.c[c].v + part);
+    Vec sum[head_channels];
+    for (int c = 0; c < head_channels; ++c) sum[c] = Vec::load(a.c[c].v + part);
+    for (Index j = 0; j < n; ++j) {
+      const Vec weight = Vec::load(w[j * stride].v + part);
+      for (int c = 0; c < head_channels; ++c) sum[c] = fma(weight, Vec::load(b[j].c[c].v + part), sum[c]);
+    }
+    for (int c = 0; c < head_channels; ++c) sum[c].store(a.c[c].v + part);
   }
 }
 
@@ -148,7 +183,7 @@ inline Normaliser softmax(Lanes* s, Index n) {
     for (int i = 0; i < lanes; ++i) sum.v[i] += s[j].v[i] = exp_f32(s[j].v[i] - top.v[i]);
   Normaliser out;
   for (int i = 0; i < lanes; ++i) {
-    out.log_sum.v[i] = top.v[i] + std::log(sum.v[i]);
+    out.log_sum.v[i] = top.v[i] + log_f32(sum.v[i]);
     out.inverse.v[i] = 1.0F / sum.v[i];
   }
   return out;
@@ -216,10 +251,11 @@ inline bool shared_queries(const AttentionWindow& window) {
 }
 
 /// Of the tile's frame t; those of all leads are at hand where cells share them.
-inline Block gather_query(const Tensor& q, bool shared, Index b, Index t, TileOrigin origin,
-                          const Patch& patch, Index channel) {
+template <class Cells>
+Block gather_query(const Tensor& q, bool shared, Index b, Index t, TileOrigin origin, const Cells& of,
+                   Index channel) {
   return shared ? repeat(q.cell(0, t + origin.query_frame, 0, 0) + channel, score_scale)
-                : gather(q, b, t, patch, channel, score_scale);
+                : gather(q, b, t, of, channel, score_scale);
 }
 
 /// Calls f(b, t, row of patches, patch) for all patches of a tile in all frames.
@@ -232,20 +268,22 @@ template <class F> void for_patches(const Shape& s, F&& f) {
   });
 }
 
-/// Calls f(b, row, patch) for sixteen neighbouring cells at a time.
-template <class F> void for_strips(const Shape& s, F&& f) {
+/// Calls f(b, row, strip) for sixteen neighbouring cells at a time, where f = make() for each row: it may
+/// hold room to work in.
+template <class Make> void for_strips(const Shape& s, Make&& make) {
   parallel_for(s.b * s.y, [&](Index task) {
-    for (Index x = 0; x < s.x; x += lanes) f(task / s.y, task % s.y, Patch(task % s.y, x, 1, lanes, s));
+    auto f = make();
+    for (Index x = 0; x < s.x; x += lanes) f(task / s.y, task % s.y, Strip(task % s.y, x, s));
   });
 }
 
 /// One head of a strip in all frames that are at hand, also those in the margins.
-inline std::vector<Block> gather_frames(const Tensor& a, Index b, const Patch& patch, Index channel) {
+inline void gather_frames(const Tensor& a, Index b, const Strip& strip, Index channel,
+                          std::vector<Block>& out) {
   const Span held = frames_at_hand(a);
-  std::vector<Block> out;
-  out.reserve(static_cast<std::size_t>(held.size()));
-  for (Index t = held.from; t < held.to; ++t) out.push_back(gather(a, b, t, patch, channel));
-  return out;
+  out.resize(static_cast<std::size_t>(held.size()));
+  for (Index t = held.from; t < held.to; ++t)
+    out[static_cast<std::size_t>(t - held.from)] = gather(a, b, t, strip, channel);
 }
 
 } // namespace pluvia::lanes16

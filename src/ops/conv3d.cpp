@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "conv3d_bf16.hpp"
@@ -39,19 +40,25 @@ int channel_block(int c_out) {
   return c_out > simd::width ? 2 * simd::width : simd::width;
 }
 
-template <class Source> PackedWeights pack_with(Stencil stencil, int c_in, int c_out, Source&& source) {
-  PackedWeights p{stencil, c_in, c_out, channel_block(c_out), {}};
-  const int blocks = (c_out + p.block - 1) / p.block, taps = stencil.taps();
-  p.data.assign(static_cast<std::size_t>(blocks) * taps * c_in * p.block, 0.0F);
-  float* out = p.data.data();
-  for (int block = 0; block < blocks; ++block)
-    for (int tap = 0; tap < taps; ++tap)
-      for (int ci = 0; ci < c_in; ++ci)
-        for (int j = 0; j < p.block; ++j, ++out) {
-          const int co = block * p.block + j;
-          if (co < c_out) *out = source(tap, ci, co);
-        }
+PackedWeights unpacked(const Stencil& stencil, Index c_in, Index c_out) {
+  PackedWeights p{
+      stencil, static_cast<int>(c_in), static_cast<int>(c_out), channel_block(static_cast<int>(c_out)), {}};
+  p.data = Tensor({1, p.blocks(), stencil.taps(), c_in, p.block});
   return p;
+}
+
+/// Calls fill(tap, first output, outputs, panel) for the panels [C_in, block] of all taps and blocks; few
+/// values are packed before another thread has woken.
+template <class F> void for_panels(PackedWeights& p, F&& fill) {
+  constexpr Index values_a_task = 32768;
+  const Index taps = p.stencil.taps(), panels = p.blocks() * taps, values = Index{p.c_in} * p.block,
+              tasks = std::min(panels, 1 + panels * values / values_a_task);
+  parallel_for(tasks, [&](Index task) {
+    for (Index i = panels * task / tasks; i < panels * (task + 1) / tasks; ++i) {
+      const Index block = i / taps, first = block * p.block;
+      fill(i % taps, first, std::min<Index>(p.block, p.c_out - first), p.data.cell(0, block, i % taps, 0));
+    }
+  });
 }
 
 // Loops over accumulators are unrolled on request: left to itself GCC does so too late to keep them in
@@ -108,6 +115,12 @@ Index flat_row(Index channels) {
   return std::clamp<Index>(values / channels / tile_cells, 1, 16) * tile_cells;
 }
 
+/// Rows of at most this length that are as even as their number is for so many threads.
+Index even_rows(Index cells, Index length) {
+  constexpr Index threads = 16;
+  return std::min(cells, round_up((cells + length - 1) / length, threads));
+}
+
 std::vector<Index> tap_offsets(const Tensor& x, const Stencil& s) {
   std::vector<Index> offsets;
   offsets.reserve(static_cast<std::size_t>(s.taps()));
@@ -162,15 +175,43 @@ template <int Vectors, int... Counts> constexpr auto weight_table(std::integer_s
 } // namespace
 
 PackedWeights pack(const Tensor& weight, const Stencil& stencil) {
-  return pack_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
+  const Index c_in = weight.shape().x, c_out = weight.shape().c;
+  PackedWeights p = unpacked(stencil, c_in, c_out);
+  for_panels(p, [&](Index tap, Index first, Index outputs, float* to) {
+    const float* from = weight.cell(0, 0, 0, 0) + tap * c_in * c_out + first;
+    for (Index ci = 0; ci < c_in; ++ci, from += c_out, to += p.block) {
+      if (outputs == p.block) {
+        for (int c = 0; c < p.block; c += simd::width) Vec::load(from + c).store(to + c);
+      } else {
+        std::copy_n(from, outputs, to);
+        std::fill(to + outputs, to + p.block, 0.0F);
+      }
+    }
+  });
+  return p;
 }
 
 PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil) {
-  return pack_transposed_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
-}
-
-Index cells_at_once(Index row) {
-  return even_part(row, tile_cells);
+  const Index c_in = weight.shape().c, c_out = weight.shape().x;
+  PackedWeights p = unpacked(transposed(stencil), c_in, c_out);
+  const Index last = stencil.taps() - 1;
+  for_panels(p, [&](Index tap, Index first, Index outputs, float* to) {
+    const float* from = weight.cell(0, 0, 0, 0) + ((last - tap) * c_out + first) * c_in;
+    Index turned = 0; // input channels
+    if (outputs == p.block && p.block % 16 == 0)
+      for (; turned + 16 <= c_in; turned += 16)
+        for (Index j = 0; j < p.block; j += 16) {
+          simd::Float16 square[16];
+          for (Index i = 0; i < 16; ++i)
+            std::memcpy(&square[i], from + (j + i) * c_in + turned, sizeof square[i]);
+          simd::turn(square);
+          for (Index i = 0; i < 16; ++i)
+            std::memcpy(to + (turned + i) * p.block + j, &square[i], sizeof square[i]);
+        }
+    for (Index ci = turned; ci < c_in; ++ci)
+      for (Index j = 0; j < p.block; ++j) to[ci * p.block + j] = j < outputs ? from[j * c_in + ci] : 0.0F;
+  });
+  return p;
 }
 
 void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,
@@ -182,13 +223,14 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   static constexpr auto two = tile_table<2>(std::make_integer_sequence<int, tile_cells>{});
   const auto& kernels = w.block == simd::width ? one : two;
 
-  const int taps = w.stencil.taps(), blocks = (w.c_out + w.block - 1) / w.block;
+  const int taps = w.stencil.taps(), blocks = w.blocks();
   const std::vector<Index> offsets = tap_offsets(x, w.stencil);
   std::vector<float> padded_bias(static_cast<std::size_t>(blocks) * w.block, 0.0F);
   if (bias) std::copy_n(bias, w.c_out, padded_bias.begin());
-  const Rows rows(s, taps == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
-                  flat_row(w.c_in + w.c_out));
-  const Index panel = Index{taps} * w.c_in * w.block;
+  // Where every cell stands by itself and follows the one before, rows may be cut anywhere.
+  const bool flat = parts.empty() && taps == 1 && x.dense() && y.dense() && (!residual || residual->dense());
+  const OutputPart whole{{0, s.t}, {0, s.y}, {0, s.x}};
+  if (parts.empty()) parts = {&whole, 1};
 
   const auto convolve_cells = [&](Index block, Index cells, const float* xr, const float* rr, float* yr) {
     const Index first = block * w.block;
@@ -198,7 +240,7 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
     if (rr) rr += first;
     for (Index i = 0; i < cells; i += tile) {
       const auto n = static_cast<std::size_t>(std::min<Index>(tile, cells - i));
-      kernels[n - 1](xr + i * w.c_in, w.c_in, offsets.data(), taps, w.c_in, w.data.data() + block * panel,
+      kernels[n - 1](xr + i * w.c_in, w.c_in, offsets.data(), taps, w.c_in, w.data.cell(0, block, 0, 0),
                      bias ? padded_bias.data() + first : nullptr, rr ? rr + i * w.c_out : nullptr, w.c_out,
                      yr + i * w.c_out, w.c_out, valid);
     }
@@ -207,11 +249,14 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
   std::vector<Index> ends;
   for (const OutputPart& part : parts)
     ends.push_back((ends.empty() ? 0 : ends.back()) + s.b * part.t.size() * part.y.size());
-  const Index count = parts.empty() ? rows.count : ends.back();
+  const Index count = flat ? even_rows(s.cells(), flat_row(w.c_in + w.c_out)) : ends.back();
   const auto convolve_row = [&](Index block, Index row) {
-    if (parts.empty())
-      return convolve_cells(block, rows.cells_of(row), rows.start(x, row),
-                            residual ? rows.start(*residual, row) : nullptr, rows.start(y, row));
+    if (flat) {
+      const Index first = s.cells() * row / count, last = s.cells() * (row + 1) / count;
+      return convolve_cells(block, last - first, x.cell(0, 0, 0, 0) + first * w.c_in,
+                            residual ? residual->cell(0, 0, 0, 0) + first * w.c_out : nullptr,
+                            y.cell(0, 0, 0, 0) + first * w.c_out);
+    }
     const auto n = static_cast<std::size_t>(std::ranges::upper_bound(ends, row) - ends.begin());
     const OutputPart& part = parts[n];
     if (n > 0) row -= ends[n - 1];
@@ -220,8 +265,8 @@ void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const 
     convolve_cells(block, part.x.size(), x.cell(b, t, iy, ix),
                    residual ? residual->cell(b, t, iy, ix) : nullptr, y.cell(b, t, iy, ix));
   };
-  constexpr std::size_t cached_weights = std::size_t{64} << 10;
-  if (w.data.size() <= cached_weights) // all weights stay in the cache: a row is read once
+  constexpr Index cached_weights = Index{64} << 10;
+  if (w.data.shape().size() <= cached_weights) // all weights stay in the cache: a row is read once
     parallel_for(count, [&](Index row) {
       for (Index block = 0; block < blocks; ++block) convolve_row(block, row);
     });
@@ -325,6 +370,21 @@ void convolution(Precision precision, const Tensor& x, const Tensor& weight, con
     convolve_bf16(x, pack_bf16(weight, stencil), bias, residual, y);
   else
     convolve(x, pack(weight, stencil), bias, residual, y);
+}
+
+std::function<void(std::span<const OutputPart>)>
+convolution_by_parts(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
+                     const float* bias, const Tensor* residual, Tensor& y) {
+  const auto with = [&](auto&& packed, auto convolve) {
+    return [=, &x, &y, w = std::make_shared<std::remove_cvref_t<decltype(packed)>>(std::move(packed))](
+               std::span<const OutputPart> parts) { convolve(x, *w, bias, residual, y, parts); };
+  };
+  if (precision == Precision::bf16) return with(pack_bf16(weight, stencil), convolve_bf16);
+  return with(pack(weight, stencil), convolve);
+}
+
+Index cells_at_once(Precision precision, Index row) {
+  return precision == Precision::bf16 ? PackedBf16::tile_size : even_part(row, tile_cells);
 }
 
 void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor& weight,

@@ -63,10 +63,10 @@ PackedBf16 pack_transposed_bf16(const Tensor& weight, const Stencil& stencil) {
   return pack_transposed_from(weight, stencil, [](auto&&... of) { return pack_with(of...); });
 }
 
-void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, const Tensor* residual,
-                   Tensor& y) {
+void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, const Tensor* residual, Tensor& y,
+                   std::span<const OutputPart> parts) {
   assert(has_native_bf16() && x.shape().c == w.c_in && y.shape().c == w.c_out);
-  operators()->convolve(x, w, bias, residual, y);
+  operators()->convolve(x, w, bias, residual, y, parts);
 }
 
 void convolve_weight_gradient_bf16(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,

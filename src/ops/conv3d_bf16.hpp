@@ -25,8 +25,8 @@ PackedBf16 pack_bf16(const Tensor& weight, const Stencil& stencil);
 PackedBf16 pack_transposed_bf16(const Tensor& weight, const Stencil& stencil);
 
 /// As convolve and convolve_weight_gradient, with x, w and dy rounded to bf16. Need has_native_bf16().
-void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, const Tensor* residual,
-                   Tensor& y);
+void convolve_bf16(const Tensor& x, const PackedBf16& w, const float* bias, const Tensor* residual, Tensor& y,
+                   std::span<const OutputPart> parts = {});
 void convolve_weight_gradient_bf16(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,
                                    float* db);
 

@@ -13,6 +13,7 @@
 #include <array>
 #include <bit>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "conv3d_bf16.hpp"
@@ -73,14 +74,49 @@ inline void round_values(const float* from, Index count, std::uint16_t* to) {
     store_rounded(to + i, _mm512_maskz_loadu_ps(first_lanes(count - i), from + i));
 }
 
-/// All values of a tensor, margins too, at the same places.
-inline Half rounded(const Tensor& x) {
-  const auto from = x.storage();
-  const auto values = static_cast<Index>(from.size());
-  Half out = allocate_cells(round_up(values, 16), x.shape().c);
-  constexpr Index piece = 16384;
-  parallel_for((values + piece - 1) / piece, [&](Index i) {
-    round_values(from.data() + i * piece, std::min(piece, values - i * piece), out.get() + i * piece);
+/// Rows of x that given outputs read, margins included, and of these the columns that they read; zeros in the
+/// others and behind each row, where a last step meets weights of zero.
+struct RoundedRows {
+  Half data;
+  Index stride; ///< from row to row
+  Margin margin;
+  Index frames, heights, channels; ///< margins included
+  const std::uint16_t* cell(Index b, Index t, Index y, Index x) const {
+    return data.get() + row(b, t, y) * stride + (x + margin.x_lo) * channels;
+  }
+  Index row(Index b, Index t, Index y) const {
+    return (b * frames + t + margin.t_lo) * heights + y + margin.y_lo;
+  }
+};
+
+inline RoundedRows round_rows(const Tensor& x, const Stencil& stencil, std::span<const OutputPart> parts) {
+  const Shape& s = x.shape();
+  const Margin& m = x.margin();
+  const Index width = s.x + m.x_lo + m.x_hi;
+  RoundedRows out{{}, width * s.c + step_values, m, s.t + m.t_lo + m.t_hi, s.y + m.y_lo + m.y_hi, s.c};
+  const Index rows = s.b * out.frames * out.heights;
+  out.data = allocate_cells(rows * out.stride, s.c);
+  std::vector<char> is_read(static_cast<std::size_t>(rows), 0);
+  Span columns{s.x, 0};
+  for (const OutputPart& part : parts) {
+    columns = {std::min(columns.from, part.x.from), std::max(columns.to, part.x.to)};
+    for (Index b = 0; b < s.b; ++b)
+      for (Index t = part.t.from; t < part.t.to + stencil.t - 1; ++t)
+        std::fill_n(is_read.begin() + out.row(b, t + stencil.t_first, part.y.from + stencil.y_first),
+                    part.y.size() + stencil.y - 1, char{1});
+  }
+  std::vector<Index> read;
+  for (Index row = 0; row < rows; ++row)
+    if (is_read[static_cast<std::size_t>(row)]) read.push_back(row);
+  const Index first = (columns.from + stencil.x_first + m.x_lo) * s.c,
+              count = (columns.size() + stencil.x - 1) * s.c;
+  parallel_for(static_cast<Index>(read.size()), [&](Index i) {
+    const Index row = read[static_cast<std::size_t>(i)];
+    const float* const from = x.storage().data() + row * width * s.c;
+    std::uint16_t* const to = out.data.get() + row * out.stride;
+    std::fill_n(to, first, std::uint16_t{0});
+    round_values(from + first, count, to + first);
+    std::fill(to + first + count, to + out.stride, std::uint16_t{0});
   });
   return out;
 }
@@ -168,33 +204,27 @@ inline PairedRows pair_rows(const Tensor& dy, const Rows& rows) {
   return out;
 }
 
+/// Neighbouring outputs of one row.
+struct Run {
+  Index row, first, cells;
+};
+
 template <class Kernels>
-void convolve_with(const Tensor& x, const PackedBf16& w, const float* bias, const Tensor* residual,
-                   Tensor& y) {
+void convolve_with(const Tensor& x, const PackedBf16& w, const float* bias, const Tensor* residual, Tensor& y,
+                   std::span<const OutputPart> parts) {
   constexpr Index flat_length = 256;
-  const Rows rows(y.shape(),
-                  w.stencil.taps() == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
+  const Shape& s = y.shape();
+  const OutputPart whole{{0, s.t}, {0, s.y}, {0, s.x}};
+  if (parts.empty()) parts = {&whole, 1};
+  const Rows rows(s, w.stencil.taps() == 1 && x.dense() && y.dense() && (!residual || residual->dense()),
                   flat_length);
-  // With one tap a row is read once: it is rounded where it is used. Otherwise by all rows around it.
-  const Half values = rows.flat ? Half{} : rounded(x);
-  const float* const origin = x.storage().data();
-  std::vector<Index> offsets;
-  for (int t = 0; t < w.stencil.t; ++t)
-    for (int r = 0; r < w.stencil.y; ++r)
-      offsets.push_back((t + w.stencil.t_first) * x.stride_t() + (r + w.stencil.y_first) * x.stride_y() +
-                        w.stencil.x_first * x.stride_x());
   const int blocks = (w.tiles + 1) / 2;
 
-  // Short rows share a task, so that weights are loaded for two tiles of cells at a time.
-  const Index rows_at_once = rows.length >= at_once ? 1 : at_once / round_up(rows.length, tile_size);
-  const Index row_groups = (rows.count + rows_at_once - 1) / rows_at_once;
-  // `from` is where the values of the group's first row lie, in the layout of x.
-  const auto convolve_rows = [&](const Kernels& kernels, Index block, Index group,
-                                 const std::uint16_t* from) {
+  // values_of(run): where the rounded values of the run's first cell lie.
+  const auto convolve_runs = [&](const Kernels& kernels, Index block, std::span<const Run> runs,
+                                 const Index* offsets, auto&& values_of) {
     const Index first = block * at_once, channels = std::min<Index>(at_once, w.c_out - first);
     const std::uint16_t* weights = w.data.data() + 2 * block * w.tile_stride();
-    const Index first_row = group * rows_at_once, last_row = std::min(rows.count, first_row + rows_at_once);
-    const float* const start = rows.start(x, first_row);
     alignas(64) float sums[at_once * at_once];
     const auto store = [&](const CellTile& tile, const float* tile_sums) {
       float* to = rows.start(y, tile.row) + tile.first * w.c_out + first;
@@ -211,38 +241,69 @@ void convolve_with(const Tensor& x, const PackedBf16& w, const float* bias, cons
     CellTile tiles[2];
     int waiting = 0;
     const auto finish = [&] {
-      kernels.multiply(tiles, waiting, offsets.data(), w, weights, channels > tile_size ? 2 : 1, sums);
+      kernels.multiply(tiles, waiting, offsets, w, weights, channels > tile_size ? 2 : 1, sums);
       for (int i = 0; i < waiting; ++i) store(tiles[i], sums + i * tile_size * at_once);
       waiting = 0;
     };
-    for (Index row = first_row; row < last_row; ++row)
-      for (Index i = 0; i < rows.cells_of(row); i += tile_size) {
-        const auto cells = static_cast<int>(std::min<Index>(tile_size, rows.cells_of(row) - i));
-        tiles[waiting++] = {row, i, cells, from + (rows.start(x, row) - start) + i * w.c_in};
+    for (const Run& run : runs) {
+      const std::uint16_t* const values = values_of(run);
+      for (Index i = 0; i < run.cells; i += tile_size) {
+        const auto cells = static_cast<int>(std::min<Index>(tile_size, run.cells - i));
+        tiles[waiting++] = {run.row, run.first + i, cells, values + i * w.c_in};
         if (waiting == 2) finish();
       }
+    }
     if (waiting > 0) finish();
   };
-  constexpr std::size_t cached_weights = std::size_t{256} << 10;
-  if (rows.flat)
+
+  if (rows.flat) { // with one tap a row is read once, and rounded where it is used
     parallel_for(rows.count, [&](Index row) {
-      const Index n = rows.cells_of(row) * w.c_in;
+      const Run run{row, 0, rows.cells_of(row)};
+      const Index n = run.cells * w.c_in;
       const Half here = allocate_cells(round_up(n, 16), w.c_in);
       round_values(rows.start(x, row), n, here.get());
       const Kernels kernels;
-      for (Index block = 0; block < blocks; ++block) convolve_rows(kernels, block, row, here.get());
+      const Index offset = 0;
+      for (Index block = 0; block < blocks; ++block)
+        convolve_runs(kernels, block, {&run, 1}, &offset, [&](const Run&) { return here.get(); });
     });
-  else if (w.data.size() <= cached_weights) // all weights stay in the cache
-    parallel_for(row_groups, [&](Index group) {
+    return;
+  }
+  const RoundedRows rounded = round_rows(x, w.stencil, parts);
+  std::vector<Index> offsets;
+  for (int t = 0; t < w.stencil.t; ++t)
+    for (int r = 0; r < w.stencil.y; ++r)
+      offsets.push_back(rounded.cell(0, t + w.stencil.t_first, r + w.stencil.y_first, w.stencil.x_first) -
+                        rounded.cell(0, 0, 0, 0));
+  const auto values_of = [&](const Run& run) {
+    return rounded.cell(run.row / s.y / s.t, run.row / s.y % s.t, run.row % s.y, run.first);
+  };
+  std::vector<Run> runs;
+  for (Index b = 0; b < s.b; ++b)
+    for (const OutputPart& part : parts)
+      for (Index t = part.t.from; t < part.t.to; ++t)
+        for (Index r = part.y.from; r < part.y.to; ++r)
+          runs.push_back({(b * s.t + t) * s.y + r, part.x.from, part.x.size()});
+
+  // Short rows share a task, so that weights are loaded for two tiles of cells at a time.
+  const Index runs_at_once = s.x >= at_once ? 1 : at_once / round_up(s.x, tile_size);
+  const auto count = static_cast<Index>(runs.size()), groups = (count + runs_at_once - 1) / runs_at_once;
+  const auto group_of = [&](Index group) {
+    const Index first = group * runs_at_once;
+    return std::span<const Run>(runs).subspan(
+        static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(runs_at_once, count - first)));
+  };
+  constexpr std::size_t cached_weights = std::size_t{256} << 10;
+  if (w.data.size() <= cached_weights) // all weights stay in the cache
+    parallel_for(groups, [&](Index group) {
       const Kernels kernels;
       for (Index block = 0; block < blocks; ++block)
-        convolve_rows(kernels, block, group, values.get() + (rows.start(x, group * rows_at_once) - origin));
+        convolve_runs(kernels, block, group_of(group), offsets.data(), values_of);
     });
   else // a block's weights stay there while all rows pass
-    parallel_for(blocks * row_groups, [&](Index task) {
-      const Index block = task / row_groups, group = task % row_groups;
+    parallel_for(blocks * groups, [&](Index task) {
       const Kernels kernels;
-      convolve_rows(kernels, block, group, values.get() + (rows.start(x, group * rows_at_once) - origin));
+      convolve_runs(kernels, task / groups, group_of(task % groups), offsets.data(), values_of);
     });
 }
 

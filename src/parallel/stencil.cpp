@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <memory>
+#include <optional>
 
 #include "pluvia/ops/weight_gradient.hpp"
 
@@ -33,13 +34,12 @@ struct Split {
   std::vector<OutputPart> inside, rim;
 };
 
-/// Whether others send anything, and the kernel computes parts (that of bf16 rounds its whole input first).
-bool can_split(const HaloPlan& plan, int rank, Precision precision) {
-  return precision == Precision::f32 &&
-         std::ranges::any_of(plan.receives, [&](const auto& piece) { return piece.peer != rank; });
+bool others_send(const HaloPlan& plan, int rank) {
+  return std::ranges::any_of(plan.receives, [&](const auto& piece) { return piece.peer != rank; });
 }
 
-Split split(const HaloPlan& plan, const Shape& s, const Margin& m) {
+/// `tile`: of cells in a row that the kernel takes at once.
+Split split(const HaloPlan& plan, const Shape& s, const Margin& m, Index tile) {
   Margin wet; // margins that hold more than zeros
   for (const HaloPlan::Piece& piece : plan.receives) {
     const Span frames = piece.frames_of(s.t);
@@ -54,7 +54,6 @@ Split split(const HaloPlan& plan, const Shape& s, const Margin& m) {
   const Span y{wet.y_lo, s.y - wet.y_hi};
   // Columns are left out by whole tiles of the kernel, so that a row takes no more of them than in one piece.
   // Short rows are one or two tiles, all of which a halo may touch: nothing is inside then.
-  const Index tile = cells_at_once(s.x);
   const auto tiles = [&](Index cells) { return (cells + tile - 1) / tile * tile; };
   const Span x{tiles(wet.x_lo), wet.x_hi > 0 ? (s.x - wet.x_hi) / tile * tile : s.x};
   if (t.size() <= 0 || y.size() <= 0 || x.size() <= 0) return {};
@@ -88,16 +87,16 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   const float* const b = bias.value.cell(0, 0, 0, 0);
   const Tensor* const addend = residual ? &residual->value : nullptr;
   // What is inside is computed while the halo travels, to the same bits: every output is a chain of its own.
-  const bool may_split = x->value.device() == Device::host && can_split(plan, tiles.comm().rank(), precision);
-  const Split parts = may_split ? split(plan, s, x->value.margin()) : Split{};
+  const bool may_split = x->value.device() == Device::host && others_send(plan, tiles.comm().rank());
+  const Split parts = may_split ? split(plan, s, x->value.margin(), cells_at_once(precision, s.x)) : Split{};
   if (parts.inside.empty()) {
     halo.finish();
     convolution(precision, x->value, weight.value, stencil, b, addend, y);
   } else {
-    const PackedWeights w = pack(weight.value, stencil);
-    convolve(x->value, w, b, addend, y, parts.inside);
+    const auto compute = convolution_by_parts(precision, x->value, weight.value, stencil, b, addend, y);
+    compute(parts.inside);
     halo.finish();
-    if (!parts.rim.empty()) convolve(x->value, w, b, addend, y, parts.rim);
+    if (!parts.rim.empty()) compute(parts.rim);
   }
   const auto pull = [&tape, &tiles, level, precision, x, &weight, &bias, stencil, residual](Node& node) {
     HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad},
@@ -140,9 +139,10 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
               const AttentionWindow& window, const AttentionView& view) {
   const TileOrigin origin = origin_of(tiles, level, window);
   const bool home = at_home(tiles, window);
+  std::optional<HaloExchange> halo;
   if (!home)
-    tiles.exchange(tiles.key_halo(level, window), {&k->value, &v->value}, {attention_name(window), level})
-        .finish();
+    halo.emplace(tiles.key_halo(level, window), tiles.comm(), std::vector{&k->value, &v->value},
+                 tiles.halo_cost({attention_name(window), level}), tiles.link());
   // Queries of leads are shared; known alike on every rank, even one whose tile is a single cell.
   const bool shared = window.t.kind == AxisWindow::Kind::all;
   Shape s = k->value.shape();
@@ -153,7 +153,10 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
   const Device device = k->value.device();
   Tensor o(s, {}, device);
   auto log_sum = std::make_shared<Tensor>(per_head, margin, device);
-  attend(q->value, k->value, v->value, window, origin, o, *log_sum);
+  if (halo && !others_send(tiles.key_halo(level, window), tiles.comm().rank())) halo->finish(), halo.reset();
+  // What is inside is computed while the halo travels, to the same bits: every query's sums are its own.
+  attend(q->value, k->value, v->value, window, origin, o, *log_sum,
+         halo ? Arrival([&] { halo->finish(); }) : Arrival{});
   if (view) show(view, q->value, k->value, window, origin);
 
   const auto pull = [&tiles, level, blocks = tape.blocks(), q, k, v, window, origin, home, shared,
@@ -161,20 +164,20 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
     const Device device = k->value.device();
     Tensor delta(log_sum->shape(), log_sum->margin(), device);
     attend_delta(node.grad, node.value, delta);
+    std::optional<HaloExchange> halo; // travels behind the gradients of queries
     if (!home) {
       std::vector<Tensor*> haloed{&node.grad, log_sum.get(), &delta};
       if (!shared) haloed.push_back(&q->value);
-      tiles
-          .exchange(tiles.query_halo(level, window), haloed,
-                    {attention_name(window), level, Layer::Pass::backward})
-          .finish();
+      halo.emplace(tiles.query_halo(level, window), tiles.comm(), haloed,
+                   tiles.halo_cost({attention_name(window), level, Layer::Pass::backward}), tiles.link());
     }
     Tensor dk(k->value.shape(), k->grad_margin, device), dv(v->value.shape(), v->grad_margin, device);
     Tensor dq;
     if (q->needs_grad) dq = Tensor(q->value.shape(), q->grad_margin, device);
     OrderFreeSums sums(blocks && shared && q->needs_grad ? dq.storage().size() : 0);
     attend_gradients(q->value, k->value, v->value, node.grad, *log_sum, delta, window, origin,
-                     q->needs_grad ? &dq : nullptr, dk, dv, sums.empty() ? nullptr : &sums);
+                     q->needs_grad ? &dq : nullptr, dk, dv, sums.empty() ? nullptr : &sums,
+                     halo ? Arrival([&] { halo->finish(); }) : Arrival{});
     if (!sums.empty()) {
       // Products of it must see the whole gradient, rounded once; and one rank alone, or it would count for
       // each.

@@ -11,92 +11,107 @@
 
 namespace pluvia {
 
-Adam make_adam(const std::vector<Parameter*>& parameters) {
-  Adam adam;
-  for (const Parameter* p : parameters) {
-    const Tensor& v = p->value;
-    adam.states.push_back(
-        {Tensor::zeros(v.shape(), {}, v.device()), Tensor::zeros(v.shape(), {}, v.device()), v.clone()});
-  }
+Adam make_adam(const ParameterShards& shards) {
+  const bool none = shards.parameters().empty();
+  const Device device = none ? Device::host : shards.parameters().front()->value.device();
+  const Shape shape{1, 1, 1, 1, shards.size()};
+  Adam adam{0, Tensor::zeros(shape, {}, device), Tensor::zeros(shape, {}, device), Tensor(shape, {}, device)};
+  set_values(adam.average, shards.values());
   return adam;
 }
 
 namespace {
 
-/// A part of one parameter, for one thread.
-struct Piece {
-  std::size_t parameter, from, to;
-};
-template <class P> std::vector<Piece> cut(const std::vector<P*>& parameters, std::size_t most = 16384) {
-  std::vector<Piece> out;
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const std::size_t size = parameters[i]->value.storage().size();
-    for (std::size_t from = 0; from < size; from += most)
-      out.push_back({i, from, std::min(size, from + most)});
-  }
+/// A part of so many values, for one thread.
+std::vector<Span> cut(Index size, Index most) {
+  std::vector<Span> out;
+  for (Index from = 0; from < size; from += most) out.push_back({from, std::min(size, from + most)});
   return out;
+}
+constexpr Index piece = 16384, gpu_piece = 1024;
+
+/// Calls f(i, piece) for every piece, of about as many values on each thread.
+template <class F> void for_pieces(const std::vector<kernels::AdamPiece>& pieces, F&& f) {
+  constexpr Index tasks = 64;
+  Index total = 0, before = 0;
+  for (const kernels::AdamPiece& p : pieces) total += p.size;
+  std::vector<std::size_t> first; // piece of each task
+  for (std::size_t i = 0; i < pieces.size(); before += pieces[i].size, ++i)
+    while (static_cast<Index>(first.size()) * total <= before * tasks) first.push_back(i);
+  first.push_back(pieces.size());
+  parallel_for(static_cast<Index>(first.size()) - 1, [&](Index task) {
+    const auto t = static_cast<std::size_t>(task);
+    for (std::size_t i = first[t]; i < first[t + 1]; ++i) f(i, pieces[i]);
+  });
 }
 
 template <class P> bool on_gpu(const std::vector<P*>& parameters) {
   return !parameters.empty() && parameters.front()->value.device() == Device::gpu;
 }
-constexpr std::size_t gpu_piece = 1024;
 
 } // namespace
 
 double gradient_norm(const std::vector<Parameter*>& parameters) {
   std::vector<const Parameter*> ordered(parameters.begin(), parameters.end());
   std::ranges::sort(ordered, {}, &Parameter::name);
-  std::vector<double> squares;
-  if (on_gpu(ordered)) {
-    std::vector<kernels::AdamPiece> pieces;
-    for (const Piece& piece : cut(ordered, gpu_piece))
-      pieces.push_back({.grad = ordered[piece.parameter]->grad.storage().data() + piece.from,
-                        .size = static_cast<Index>(piece.to - piece.from)});
-    squares = kernels::squares(pieces);
-  } else {
-    const std::vector<Piece> pieces = cut(ordered);
-    squares.assign(pieces.size(), 0.0);
-    parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-      const Piece& piece = pieces[static_cast<std::size_t>(i)];
-      double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
-      std::size_t lane = 0;
-      for (float g : ordered[piece.parameter]->grad.storage().subspan(piece.from, piece.to - piece.from))
-        lanes[lane++ % 8] += static_cast<double>(g) * g;
-      for (double s : lanes) squares[static_cast<std::size_t>(i)] += s;
-    });
+  const bool there = on_gpu(ordered);
+  std::vector<kernels::AdamPiece> pieces;
+  for (const Parameter* p : ordered) {
+    const auto grad = p->grad.storage();
+    for (const Span part : cut(static_cast<Index>(grad.size()), there ? gpu_piece : piece))
+      pieces.push_back({.grad = grad.data() + part.from, .size = part.size()});
   }
+  std::vector<double> squares(pieces.size());
+  if (there)
+    squares = kernels::squares(pieces);
+  else
+    for_pieces(pieces, [&](std::size_t i, const kernels::AdamPiece& p) {
+      double lanes[8] = {}; // sums of their own, so that additions need not wait for each other
+      for (Index n = 0; n < p.size; ++n) lanes[n % 8] += static_cast<double>(p.grad[n]) * p.grad[n];
+      for (double s : lanes) squares[i] += s;
+    });
   return std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
 }
 
-void update(Adam& adam, const std::vector<Parameter*>& parameters, double learning_rate, double weight_decay,
+void update(Adam& adam, ParameterShards& shards, double learning_rate, double weight_decay,
             double gradient_scale) {
   constexpr double beta1 = 0.9, beta2 = 0.98;
   const auto t = static_cast<double>(++adam.step);
   const kernels::AdamRates rates{
       static_cast<float>(learning_rate * std::sqrt(1 - std::pow(beta2, t)) / (1 - std::pow(beta1, t))),
       static_cast<float>(gradient_scale), static_cast<float>(std::min(0.999, (1 + t) / (10 + t))), 1e-9F};
-  const bool there = on_gpu(parameters);
+  const bool there = on_gpu(shards.parameters());
   std::vector<kernels::AdamPiece> pieces;
-  for (const Piece& piece : there ? cut(parameters, gpu_piece) : cut(parameters)) {
-    Parameter& p = *parameters[piece.parameter];
-    Adam::State& state = adam.states[piece.parameter];
-    pieces.push_back(
-        {p.grad.storage().data() + piece.from, p.value.storage().data() + piece.from,
-         state.first.storage().data() + piece.from, state.second.storage().data() + piece.from,
-         state.average.storage().data() + piece.from, static_cast<Index>(piece.to - piece.from),
-         p.decay == Parameter::Decay::yes ? static_cast<float>(learning_rate * weight_decay) : 0.0F});
+  for (const ParameterShards::Piece& own : shards.own()) {
+    Parameter& p = *own.parameter;
+    const float shrink =
+        p.decay == Parameter::Decay::yes ? static_cast<float>(learning_rate * weight_decay) : 0.0F;
+    for (const Span part : cut(own.values.size(), there ? gpu_piece : piece)) {
+      const Index of_parameter = own.values.from + part.from, of_state = own.at + part.from;
+      pieces.push_back({p.grad.storage().data() + of_parameter, p.value.storage().data() + of_parameter,
+                        adam.first.storage().data() + of_state, adam.second.storage().data() + of_state,
+                        adam.average.storage().data() + of_state, part.size(), shrink});
+    }
   }
-  if (there) return kernels::update(pieces, rates);
-  parallel_for(static_cast<Index>(pieces.size()), [&](Index i) {
-    const kernels::AdamPiece p = pieces[static_cast<std::size_t>(i)];
-    for (Index n = 0; n < p.size; ++n)
-      adam_step(p.grad[n], p.shrink, rates, p.value[n], p.first[n], p.second[n], p.average[n]);
-  });
+  if (there)
+    kernels::update(pieces, rates);
+  else
+    for_pieces(pieces, [&](std::size_t, const kernels::AdamPiece& p) {
+      for (Index n = 0; n < p.size; ++n)
+        adam_step(p.grad[n], p.shrink, rates, p.value[n], p.first[n], p.second[n], p.average[n]);
+    });
+  shards.gather();
 }
 
-void swap_average(Adam& adam, const std::vector<Parameter*>& parameters) {
-  for (std::size_t i = 0; i < parameters.size(); ++i) std::swap(adam.states[i].average, parameters[i]->value);
+void swap_average(Adam& adam, ParameterShards& shards) {
+  for (const ParameterShards::Piece& own : shards.own()) {
+    std::vector<float> weights(static_cast<std::size_t>(own.values.size())), average(weights.size());
+    read_values(own.parameter->value, own.values.from, weights);
+    read_values(adam.average, own.at, average);
+    write_values(own.parameter->value, own.values.from, average);
+    write_values(adam.average, own.at, weights);
+  }
+  shards.gather();
 }
 
 double learning_rate_at(std::int64_t step, double peak, std::int64_t warmup, std::int64_t steps) {

@@ -20,16 +20,16 @@
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/random.hpp"
 #include "pluvia/io/durable.hpp"
-#include "pluvia/model/calibration.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/model/hourly_climatology.hpp"
 #include "pluvia/model/pooled_regression.hpp"
 #include "pluvia/nn/pipeline.hpp"
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/parallel/gradient_sync.hpp"
-#include "pluvia/train/adam.hpp"
+#include "pluvia/train/calibration_fit.hpp"
 #include "pluvia/train/precision.hpp"
 #include "pluvia/train/run_folder.hpp"
+#include "pluvia/train/training_state.hpp"
 
 namespace pluvia {
 
@@ -88,7 +88,7 @@ public:
         network_(make_network(settings, device_)),
         pipeline_(network_, ports_of(settings), of_steps(), grid_.stages,
                   cut_stages(settings.model, ports_of(settings), tiles_.tiling(), grid_.stages.size())),
-        parameters_(network_.parameters().all()), adam_(make_adam(parameters_)),
+        parameters_(network_.parameters().all()), shards_(world, parameters_), adam_(make_adam(shards_)),
         sampler_(index_, rule_, tiles_.tile(0),
                  reader_cache_bytes(settings, settings.model.base == "regression")) {
     if (settings.train.exact) network_.parameters().sum_in_blocks();
@@ -110,7 +110,7 @@ private:
   Span leads() const { return tiles_.leads(static_cast<Index>(rule_.leads.size())); }
   std::size_t first_lead() const { return static_cast<std::size_t>(leads().from); }
   bool resume(const RunFolder& folder);
-  void restore(const Checkpoint& checkpoint, const std::string& path);
+  void restore(const TrainingState& state);
   void roll_back(std::int64_t diverged_at);
   /// Draws for a training sample.
   struct Draws {
@@ -156,14 +156,15 @@ private:
   };
   Validation validate();
   void calibrate_best();
-  Checkpoint snapshot(std::int64_t step) const;
+  TrainingState state() const { return state_of(shards_, adam_, best_, rate_factor_); }
+  /// All but what belongs to the network's weights.
+  Checkpoint surroundings() const;
   void save(const RunFolder& folder, const std::string& path, const Checkpoint& checkpoint) {
     require_own(world_, folder);
-    together(world_, [&] { // all crews hold the same, and all parts of a tile
-      if (grid_.crew() == 0 && tiles_.part() == 0)
-        write_checkpoint(tiles_.space(), path, checkpoint, tiles_.domain(0), tiles_.tile(0));
-    });
+    write_checkpoint(world_, path, checkpoint, tiles_.domain(0), holds_fields() ? tiles_.tile(0) : Rect{});
   }
+  /// All crews hold the same fields, and so do all parts of a tile.
+  bool holds_fields() const { return grid_.crew() == 0 && tiles_.part() == 0; }
   void note(const nlohmann::ordered_json& line);
 
   const Communicator& world_;
@@ -182,6 +183,7 @@ private:
   StUnet network_;
   Pipeline pipeline_;
   std::vector<Parameter*> parameters_;
+  ParameterShards shards_; ///< over all ranks: every one has all weights
   Adam adam_;
   Sampler sampler_;
 
@@ -192,12 +194,10 @@ private:
   Normalisation normalisation_;
   std::vector<Time> inits_, validation_inits_;
   std::vector<float> row_area_;
-  double best_loss_ = std::numeric_limits<double>::infinity();
-  std::int64_t best_step_ = 0;
-  std::vector<std::vector<float>> best_;
+  BestWeights best_;
   std::string calibration_;
-  double rate_factor_ = 1; ///< of the learning rate; less after training went back
-  Checkpoint last_saved_;  ///< without fields; before the first save the start
+  double rate_factor_ = 1;   ///< of the learning rate; less after training went back
+  TrainingState last_saved_; ///< before the first save the start
   std::ofstream log_file_;
 };
 
@@ -378,8 +378,7 @@ std::optional<double> Training::step(std::int64_t number) {
   if (!std::isfinite(loss) || !std::isfinite(norm)) return std::nullopt;
   const double rate = rate_factor_ * learning_rate_at(number, settings_.train.learning_rate,
                                                       settings_.train.warmup, settings_.train.steps);
-  update(adam_, parameters_, rate, settings_.train.weight_decay,
-         std::min(1.0, settings_.train.clip_norm / norm));
+  update(adam_, shards_, rate, settings_.train.weight_decay, std::min(1.0, settings_.train.clip_norm / norm));
   note({{"step", number + 1}, {"loss", loss}, {"learning_rate", rate}, {"gradient_norm", norm}});
   return loss;
 }
@@ -387,7 +386,7 @@ std::optional<double> Training::step(std::int64_t number) {
 Training::Validation Training::validate() {
   const auto wanted = static_cast<std::size_t>(settings_.train.validate_samples);
   const std::size_t n = std::min(wanted, validation_inits_.size());
-  swap_average(adam_, parameters_);
+  swap_average(adam_, shards_);
   std::vector<FixedSum> losses(2 * n);
   std::vector<double> pairs(n, 0.0);
   for_validation(n, [&](std::size_t i, Sample& one) {
@@ -403,7 +402,7 @@ Training::Validation Training::validate() {
     losses[2 * i] = ordinal_loss(
         predict(network_, tape, tiles_, std::move(one.input), one.base, rule_.classes()), target, tape);
   });
-  swap_average(adam_, parameters_);
+  swap_average(adam_, shards_);
   all_reduce(world_, losses);
   world_.all_reduce(std::span(pairs), Reduce::max); // of the replica that worked on it
   Validation sum{0, 0};
@@ -419,82 +418,45 @@ Training::Validation Training::validate() {
   return {sum.loss / all_pairs, sum.climatology / all_pairs};
 }
 
-/// Fits the calibration of the best weights on every validation forecast.
+/// Fits the calibration of the best weights on validation forecasts.
 void Training::calibrate_best() {
-  for (std::size_t i = 0; i < parameters_.size(); ++i) set_values(parameters_[i]->value, best_[i]);
-  const int leads = static_cast<int>(rule_.leads.size()), thresholds = rule_.classes() - 1;
-  const Rect tile = tiles_.tile(0);
-  const std::vector<float> area = cell_areas();
-
-  struct Forecast {
-    int lead;
-    std::int64_t block; ///< six hours in which the window ends
-    std::vector<float> base, probability;
-    std::vector<std::int8_t> observed;
-  };
-  // At most this many initial times, evenly taken: their probabilities are kept for the second pass.
-  constexpr std::size_t most = 96;
+  shards_.set_values(best_.values);
+  constexpr std::size_t most = 96; // initial times, evenly taken: their probabilities are kept
   const std::size_t n = std::min(most, validation_inits_.size());
-  std::vector<Forecast> forecasts;
+  const int thresholds = rule_.classes() - 1;
+  CalibrationFit calibration(static_cast<int>(rule_.leads.size()), thresholds, cell_areas());
+  for (std::size_t i = 0; i < n; ++i)
+    for (const Time lead : rule_.leads)
+      if (const Time end = validation_init(i, n) + lead; hold_window(validate_, end, rule_.rain.window))
+        calibration.expect(end);
   Progress progress(log_, "calibrate", static_cast<std::int64_t>(n));
   for_validation(n, [&](std::size_t i, Sample& s) {
     Tape tape(Tape::Mode::forget);
     const Var logits = predict(network_, tape, tiles_, std::move(s.input), s.base, rule_.classes());
     const std::vector<float> p = exceedance_fields(logits->value);
-    const std::size_t size = static_cast<std::size_t>(thresholds * tile.cells());
+    const std::ptrdiff_t size = thresholds * tiles_.tile(0).cells();
     for (std::size_t l = 0; l < s.observed.size(); ++l) {
       if (s.observed[l].empty()) continue;
       const std::size_t lead = first_lead() + l;
-      forecasts.push_back({static_cast<int>(lead),
-                           (validation_init(i, n) + rule_.leads[lead]) / (6 * 3600),
-                           exceedance(s.base[lead], rule_.classes()),
-                           {p.begin() + static_cast<std::ptrdiff_t>(l * size),
-                            p.begin() + static_cast<std::ptrdiff_t>((l + 1) * size)},
-                           s.observed[l]});
+      const auto own = p.begin() + static_cast<std::ptrdiff_t>(l) * size;
+      calibration.add(static_cast<int>(lead), validation_init(i, n) + rule_.leads[lead],
+                      exceedance(s.base[lead], rule_.classes()), {own, own + size}, std::move(s.observed[l]));
     }
     progress.update(static_cast<std::int64_t>(std::min(n, i + static_cast<std::size_t>(grid_.crews()))));
   });
-  // Crews saw other forecasts, of other blocks.
-  std::vector<std::int64_t> blocks;
-  for (std::size_t i = 0; i < n; ++i)
-    for (Time lead : rule_.leads)
-      if (const Time end = validation_init(i, n) + lead; hold_window(validate_, end, rule_.rain.window))
-        blocks.push_back(end / (6 * 3600));
-  ShrinkageSums sums(leads, thresholds);
-  for (std::int64_t block : blocks) sums.open(block);
-  for (const Forecast& f : forecasts) sums.add(f.lead, f.block, {f.base, f.probability, f.observed, area});
-  sums.reduce(world_);
-  Calibration calibration = fit_shrinkage(sums);
-  ReliabilityCounts counts(leads, thresholds);
-  for (std::int64_t block : blocks) counts.open(block);
-  for (const Forecast& f : forecasts)
-    counts.add(calibration, f.lead, f.block, {f.base, f.probability, f.observed, area});
-  counts.reduce(world_);
-  fit_isotonic(calibration, counts);
-  calibration_ = to_json(calibration);
+  calibration_ = to_json(calibration.fit(world_));
 }
 
-Checkpoint Training::snapshot(std::int64_t step) const {
+Checkpoint Training::surroundings() const {
   Checkpoint c;
-  c.step = step;
   c.configuration = resolved_yaml(settings_);
-  c.texts["best_loss"] = fmt::format("{}", best_loss_);
-  c.texts["best_step"] = std::to_string(best_step_);
-  c.texts["rate_factor"] = fmt::format("{}", rate_factor_);
   if (!calibration_.empty()) c.texts["calibration"] = calibration_;
   if (!regressions_.empty()) c.texts["regression"] = to_json(regressions_);
   const auto n = static_cast<std::int64_t>(normalisation_.mean.size());
   c.arrays["normalisation/mean"] = {{n}, normalisation_.mean};
   c.arrays["normalisation/deviation"] = {{n}, normalisation_.deviation};
-  store_parameters(parameters_, "weights", c);
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    const auto& extents = c.arrays["weights/" + parameters_[i]->name].extents;
-    c.arrays["average/" + parameters_[i]->name] = {extents, values_of(adam_.states[i].average)};
-    c.arrays["adam_first/" + parameters_[i]->name] = {extents, values_of(adam_.states[i].first)};
-    c.arrays["adam_second/" + parameters_[i]->name] = {extents, values_of(adam_.states[i].second)};
-    if (!best_.empty()) c.arrays["best/" + parameters_[i]->name] = {extents, best_[i]};
-  }
   c.fields["climatology"] = to_field(hourly_);
+  if (!holds_fields()) c.fields["climatology"].values.clear();
   return c;
 }
 
@@ -505,37 +467,18 @@ bool Training::resume(const RunFolder& folder) {
       log_.info("no checkpoint in " + settings_.train.output + " yet: starting anew");
     return false;
   }
-  const Checkpoint c = read_checkpoint(tiles_.space(), *path, tiles_.tile(0));
+  const Checkpoint c = read_checkpoint(world_, *path, tiles_.tile(0), nullptr, own_runs(shards_));
   require_same_model(parse_settings(c.configuration, *path, {}), *path, settings_, "train anew");
-  restore(c, *path);
+  restore(load_state(c, shards_, *path));
   log_.info(fmt::format("going on from {} at step {}{}", *path, c.step,
                         rate_factor_ < 1 ? fmt::format(" with {} of the learning rate", rate_factor_) : ""));
   return true;
 }
 
-/// `path`: what a refusal names.
-void Training::restore(const Checkpoint& c, const std::string& path) {
-  load_parameters(c, "weights", parameters_);
-  best_.clear();
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    const std::string& name = parameters_[i]->name;
-    for (auto [prefix, values] :
-         {std::pair{"average/", &adam_.states[i].average}, std::pair{"adam_first/", &adam_.states[i].first},
-          std::pair{"adam_second/", &adam_.states[i].second}}) {
-      const auto found = c.arrays.find(prefix + name);
-      if (found == c.arrays.end() || found->second.values.size() != values->storage().size())
-        fail(ExitCode::data, path + " cannot be trained on", "it has no optimiser state of this network",
-             "Name a checkpoint_NNNNNNNN.h5.");
-      set_values(*values, found->second.values);
-    }
-    if (const auto found = c.arrays.find("best/" + name); found != c.arrays.end())
-      best_.push_back(found->second.values);
-  }
-  adam_.step = c.step;
-  best_loss_ = std::stod(c.texts.at("best_loss"));
-  best_step_ = std::stoll(c.texts.at("best_step"));
-  if (const auto found = c.texts.find("rate_factor"); found != c.texts.end())
-    rate_factor_ = std::stod(found->second);
+void Training::restore(const TrainingState& state) {
+  set_state(state, shards_, adam_);
+  best_ = state.best;
+  rate_factor_ = state.rate_factor;
 }
 
 /// Back to what was saved last, from where on steps are smaller; that helps once or not at all.
@@ -545,7 +488,7 @@ void Training::roll_back(std::int64_t diverged_at) {
     fail(ExitCode::failed, problem,
          fmt::format("loss or gradient is not finite, with {} of the learning rate too", rate_factor_),
          "Lower train.learning_rate and go on with train.from=latest.");
-  restore(last_saved_, settings_.train.output);
+  restore(last_saved_);
   rate_factor_ = 0.5;
   log_.warn(
       fmt::format("{} (loss or gradient is not finite): back to step {}, on with half the learning rate",
@@ -578,21 +521,12 @@ TrainOutcome Training::run() {
   const auto consider = [&](std::int64_t at_step) {
     const Validation v = validate();
     note({{"step", at_step}, {"validation_loss", v.loss}, {"climatology_loss", v.climatology}});
-    if (v.loss < best_loss_) {
-      best_loss_ = v.loss;
-      best_step_ = at_step;
-      best_.clear();
-      for (const auto& state : adam_.states) best_.push_back(values_of(state.average));
-    }
+    if (v.loss < best_.loss) best_ = {v.loss, at_step, values_of(adam_.average)};
     return v;
   };
   const TrainSettings& t = settings_.train;
   Validation last = adam_.step == 0 ? consider(0) : validate();
-  const auto remember = [&](Checkpoint saved) {
-    saved.fields.clear();
-    last_saved_ = std::move(saved);
-  };
-  remember(snapshot(adam_.step));
+  last_saved_ = state();
   {
     Progress progress(log_, "train", t.steps);
     const auto start = std::chrono::steady_clock::now();
@@ -611,9 +545,11 @@ TrainOutcome Training::run() {
                                   *loss, last.loss, last.climatology, seconds));
       const bool stop = signals.agreed(world_);
       if ((n + 1) % t.checkpoint_every == 0 || stop || n + 1 == t.steps) {
-        Checkpoint now = snapshot(n + 1);
-        save(folder, folder.at_step(n + 1), now);
-        remember(std::move(now));
+        last_saved_ = {}; // first, for memory holds one of them
+        last_saved_ = state();
+        Checkpoint checkpoint = surroundings();
+        store_state(last_saved_, shards_, checkpoint);
+        save(folder, folder.at_step(n + 1), checkpoint);
         prune_checkpoints(world_, folder, 2);
       }
       if (stop && n + 1 < t.steps) {
@@ -624,13 +560,11 @@ TrainOutcome Training::run() {
   }
   calibrate_best();
   // The best weights stand where forecasts look for them; a checkpoint to forecast with needs no optimiser.
-  Checkpoint best = snapshot(best_step_);
-  std::erase_if(best.arrays, [](const auto& a) {
-    return !a.first.starts_with("weights/") && !a.first.starts_with("normalisation/");
-  });
+  Checkpoint best = surroundings();
+  store_best(best_, rate_factor_, shards_, best);
   save(folder, folder.best(), best);
-  log_.info(fmt::format("best at step {}: validation loss {:.4f}, climatology {:.4f}; {}", best_step_,
-                        best_loss_, last.climatology, folder.best()));
+  log_.info(fmt::format("best at step {}: validation loss {:.4f}, climatology {:.4f}; {}", best_.step,
+                        best_.loss, last.climatology, folder.best()));
   return TrainOutcome::finished;
 }
 

@@ -26,6 +26,8 @@ for result in (one, two):
         t = result["timings"][name]
         assert 0 < t["min_s"] <= t["median_s"] <= t["max_s"], (name, t)
     assert result["memory_bytes"]["peak"] > 0
+    # Two moments and the average of the weights, shared out.
+    assert result["memory_bytes"]["optimiser"] == 12 * -(-result["parameters"] // result["ranks"])
     for what, tensors in (("forecast", 30), ("step", 80)):
         taken = result["taken"][what]
         assert taken["tensors"] > tensors and taken["tensor_bytes"] > 2**20 and taken["page_faults"] < 1000, taken

@@ -1,6 +1,8 @@
 // Attention and its gradients against plain sums in double precision, window by window.
+#include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -159,6 +161,70 @@ TEST(Attention, WeightsOfEveryQueryMakeItsOutput) {
     expect_near(o, made, "o");
     EXPECT_LT(worst_sum, 1e-6);
   }
+}
+
+/// Where a tile lies in a domain of so many columns, and the rest of it around: at an edge windows reach far.
+constexpr Index wide = 31, y0 = 4, x0 = 5;
+constexpr Shape tile{1, frames, ny - y0, 20, 32};
+constexpr Margin around{0, 0, 4, 0, 5, 6};
+
+/// A tile of `whole` with its margins, or with margins that are not numbers.
+Tensor cut(const Tensor& whole, bool margins) {
+  Shape s = tile;
+  s.c = whole.shape().c;
+  Tensor out(s, around);
+  out.fill(std::numeric_limits<float>::quiet_NaN());
+  const Margin m = margins ? around : Margin{};
+  for (Index t = 0; t < s.t; ++t)
+    for (Index y = -m.y_lo; y < s.y + m.y_hi; ++y)
+      std::copy_n(whole.cell(0, t, y + y0, x0 - m.x_lo), (s.x + m.x_lo + m.x_hi) * s.c,
+                  out.cell(0, t, y, -m.x_lo));
+  return out;
+}
+
+void expect_same(const Tensor& part, const Tensor& whole, const char* what) {
+  const Tensor want = cut(whole, false).clone();
+  EXPECT_TRUE(std::ranges::equal(part.storage(), want.storage())) << what;
+}
+
+TEST(Attention, MarginsMayArriveWhenWhatIsInsideIsDone) {
+  const AttentionWindow window{{Kind::own, 0, 0}, {Kind::around, 3, ny}, {Kind::around, 3, wide}};
+  const Shape domain{1, frames, ny, wide, 32}, heads{1, frames, ny, wide, 2};
+  const Tensor q = random(domain, 1), k = random(domain, 2), v = random(domain, 3), g = random(domain, 4);
+  Tensor o(domain), log_sum(heads), delta(heads), dq(domain), dk(domain), dv(domain);
+  attend(q, k, v, window, {}, o, log_sum);
+  attend_delta(g, o, delta);
+  attend_gradients(q, k, v, g, log_sum, delta, window, {}, &dq, dk, dv);
+
+  const TileOrigin origin{y0, x0};
+  Shape tile_heads = tile;
+  tile_heads.c = 2;
+  Tensor tile_q = cut(q, false), tile_k = cut(k, false), tile_v = cut(v, false), tile_o(tile),
+         tile_sum(tile_heads);
+  tile_o.fill(0.0F);
+  int arrivals = 0;
+  attend(tile_q, tile_k, tile_v, window, origin, tile_o, tile_sum, [&] {
+    ++arrivals;
+    tile_k = cut(k, true), tile_v = cut(v, true);
+    EXPECT_EQ(tile_o.cell(0, 2, 4, 4)[0], o.cell(0, 2, y0 + 4, x0 + 4)[0]) << "is inside";
+    EXPECT_EQ(tile_o.cell(0, 2, 0, 4)[0], 0.0F) << "sees rows above";
+    EXPECT_EQ(tile_o.cell(0, 2, 4, 19)[0], 0.0F) << "sees columns beside";
+  });
+  expect_same(tile_o, o, "o");
+  expect_same(tile_sum, log_sum, "log_sum");
+
+  Tensor tile_g = cut(g, false), around_sum = cut(log_sum, false), around_delta = cut(delta, false),
+         tile_dq(tile), tile_dk(tile), tile_dv(tile);
+  attend_gradients(tile_q, tile_k, tile_v, tile_g, around_sum, around_delta, window, origin, &tile_dq,
+                   tile_dk, tile_dv, nullptr, [&] {
+                     ++arrivals;
+                     tile_q = cut(q, true), tile_g = cut(g, true);
+                     around_sum = cut(log_sum, true), around_delta = cut(delta, true);
+                     expect_same(tile_dq, dq, "dq");
+                   });
+  expect_same(tile_dk, dk, "dk");
+  expect_same(tile_dv, dv, "dv");
+  EXPECT_EQ(arrivals, 2) << "once each";
 }
 
 } // namespace

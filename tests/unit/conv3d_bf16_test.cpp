@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -109,6 +110,48 @@ TEST(Conv3dBf16, AgreesWithPlainSumsOfRoundedValues) {
           });
           expect_near(dx_want, dx, in, 3e-6);
         }
+}
+
+// What others send may still be missing while the outputs inside are computed.
+TEST(Conv3dBf16, PartsAreTheSameBitsAsTheWhole) {
+  if (!has_native_bf16()) GTEST_SKIP() << "this processor does not multiply bf16";
+  const Stencil k = causal_stencil(3, 3, 3);
+  for (const Index c_in : {5, 48}) {
+    const Shape in{2, 5, 9, 41, c_in}, out{2, 5, 9, 41, 24};
+    Tensor x = random(in, reach(k), 1);
+    const Tensor weight = random({3, 3, 3, c_in, out.c}, {}, 2), residual = random(out, {}, 3);
+    Tensor y(out), parts(out);
+    convolution(Precision::bf16, x, weight, k, nullptr, &residual, y);
+    parts.fill(0.0F);
+    const auto compute = convolution_by_parts(Precision::bf16, x, weight, k, nullptr, &residual, parts);
+
+    const Margin m = reach(k);
+    const auto for_margins = [&](auto&& f) {
+      for (Index b = 0; b < in.b; ++b)
+        for (Index t = -m.t_lo; t < in.t + m.t_hi; ++t)
+          for (Index row = -m.y_lo; row < in.y + m.y_hi; ++row)
+            for (Index col = -m.x_lo; col < in.x + m.x_hi; ++col)
+              if (t < 0 || row < 0 || row >= in.y || col < 0 || col >= in.x)
+                for (Index c = 0; c < c_in; ++c) f(x.cell(b, t, row, col)[c]);
+    };
+    std::vector<float> margins;
+    for_margins([&](float& v) {
+      margins.push_back(v);
+      v = std::numeric_limits<float>::quiet_NaN();
+    });
+    compute(std::vector<OutputPart>{{{2, 4}, {1, 8}, {16, 32}}});
+    EXPECT_EQ(parts.cell(1, 3, 7, 32)[0], 0.0F) << "no more than was asked for";
+    EXPECT_EQ(parts.cell(1, 3, 7, 31)[0], y.cell(1, 3, 7, 31)[0]);
+    std::size_t i = 0;
+    for_margins([&](float& v) { v = margins[i++]; });
+    compute(std::vector<OutputPart>{{{0, 2}, {0, 9}, {0, 41}},
+                                    {{4, 5}, {0, 9}, {0, 41}},
+                                    {{2, 4}, {0, 1}, {0, 41}},
+                                    {{2, 4}, {8, 9}, {0, 41}},
+                                    {{2, 4}, {1, 8}, {0, 16}},
+                                    {{2, 4}, {1, 8}, {32, 41}}});
+    EXPECT_TRUE(std::ranges::equal(parts.storage(), y.storage()));
+  }
 }
 
 // A cell's output has the same bits wherever a tile begins and ends, and nothing depends on the threads.

@@ -36,6 +36,12 @@ public:
   StepPhases step(Profile* profile = nullptr);
 
   std::int64_t parameters() { return network_.parameters().size(); }
+  /// What the optimiser keeps on this rank.
+  std::int64_t optimiser_bytes() const {
+    return static_cast<std::int64_t>(adam_.first.storage().size_bytes() +
+                                     adam_.second.storage().size_bytes() +
+                                     adam_.average.storage().size_bytes());
+  }
   const Decomposition& tiles() const { return tiles_; }
   const ProcessGrid& grid() const { return grid_; }
   const Stages& stages() const { return pipeline_.stages(); }
@@ -52,6 +58,7 @@ private:
   Pipeline pipeline_;
   int samples_;
   std::vector<Parameter*> parameters_;
+  ParameterShards shards_;
   Adam adam_;
   GradientBlocks blocks_;
   Var input_, base_;

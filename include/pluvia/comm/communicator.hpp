@@ -36,6 +36,8 @@ public:
   void broadcast(std::span<std::byte> bytes, int root) const;
   void broadcast(std::string& text, int root) const;
   void barrier() const;
+  /// Of as many equal parts as there are ranks, every rank's own from it to all others. Collective.
+  void all_gather(std::span<float> values) const;
   /// Every rank's bytes on every rank, in rank order. Collective.
   std::vector<std::string> all_gather(const std::string& text) const;
 

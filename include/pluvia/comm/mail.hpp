@@ -8,8 +8,8 @@
 
 namespace pluvia {
 
-/// Arrays that travel between two ranks while these do something else. What one rank sends to another under
-/// one tag arrives in the order in which it was sent.
+/// Arrays of any length that travel between two ranks while these do something else. What one rank sends to
+/// another under one tag arrives in the order in which it was sent.
 class Mail {
 public:
   /// `comm` must outlive it. Local.
@@ -31,12 +31,12 @@ public:
 
 private:
   struct Outgoing {
-    MPI_Request request;
+    std::vector<MPI_Request> requests;
     std::shared_ptr<const void> owner;
   };
   struct Incoming {
     int peer, tag;
-    MPI_Request request;
+    std::vector<MPI_Request> requests;
   };
   const Communicator& comm_;
   std::vector<Outgoing> outgoing_;

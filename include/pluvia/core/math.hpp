@@ -30,6 +30,26 @@ PLUVIA_ANYWHERE inline float exp_f32(float x) {
   return x < -87.0F ? 0.0F : scaled;
 }
 
+/// log(x) of a normal positive number, absolute error below 2e-7 times 1 + |log(x)|: a degree-8 polynomial on
+/// [sqrt(1/2), sqrt(2)) (Cephes, logf).
+PLUVIA_ANYWHERE inline float log_f32(float x) {
+  const auto bits = std::bit_cast<std::int32_t>(x);
+  const std::int32_t exponent = (bits - 0x3f3504f3) >> 23; // sqrt(1/2) is where one exponent meets the next
+  const float f = std::bit_cast<float>(bits - exponent * 0x800000) - 1.0F, e = static_cast<float>(exponent),
+              square = f * f;
+  float p = 7.0376836292e-2F;
+  p = std::fma(p, f, -1.1514610310e-1F);
+  p = std::fma(p, f, 1.1676998740e-1F);
+  p = std::fma(p, f, -1.2420140846e-1F);
+  p = std::fma(p, f, 1.4249322787e-1F);
+  p = std::fma(p, f, -1.6668057665e-1F);
+  p = std::fma(p, f, 2.0000714765e-1F);
+  p = std::fma(p, f, -2.4999993993e-1F);
+  p = std::fma(p, f, 3.3333331174e-1F);
+  const float tail = std::fma(square, -0.5F, std::fma(e, -2.12194440e-4F, p * f * square));
+  return std::fma(e, 0.693359375F, f + tail);
+}
+
 /// erf(x), absolute error below 5e-7: rational approximation on [-4, 4] as in Eigen.
 PLUVIA_ANYWHERE inline float erf_f32(float x) {
   const float low = x > -4.0F ? x : -4.0F;

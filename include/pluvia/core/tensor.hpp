@@ -120,6 +120,9 @@ Tensor moved(Tensor&& tensor, Device device);
 /// All values including the margins, in storage order, from wherever they are, and back.
 std::vector<float> values_of(const Tensor& tensor);
 void set_values(Tensor& tensor, std::span<const float> values);
+/// As many of them as there is room for, the first of which is number `from`.
+void read_values(const Tensor& tensor, Index from, std::span<float> values);
+void write_values(Tensor& tensor, Index from, std::span<const float> values);
 
 /// Adds d to `to`, cell by cell; of one shape, with any margins, on one device.
 void add_to(Tensor& to, const Tensor& d);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "pluvia/comm/communicator.hpp"
+#include "pluvia/core/span.hpp"
 
 namespace pluvia {
 
@@ -35,6 +36,9 @@ public:
   /// way are made.
   void write(const std::string& name, const std::vector<std::int64_t>& extents, const Hyperslab& box,
              std::span<const float> values);
+  /// The same of a run of its values in row-major order; it must have a dimension.
+  void write(const std::string& name, const std::vector<std::int64_t>& extents, Span run,
+             std::span<const float> values);
   /// Writes a text from rank 0; all ranks pass its length in `text`.
   void write_text(const std::string& name, const std::string& text);
 
@@ -49,6 +53,9 @@ public:
   void close();
 
 private:
+  /// Boxes apart from each other, in row-major order.
+  void write(const std::string& name, const std::vector<std::int64_t>& extents,
+             const std::vector<Hyperslab>& boxes, std::span<const float> values);
   enum class Access { local, collective };
   H5File(std::string path, std::int64_t file, Access access, int rank)
       : path_(std::move(path)), file_(file), access_(access), rank_(rank) {}

@@ -45,10 +45,12 @@ std::vector<float> exceedance_fields(const Tensor& logits);
 void require_same_model(const Settings& trained, const std::string& path, const Settings& wanted,
                         const std::string& otherwise);
 
-/// Parameters to and from a checkpoint's arrays "PREFIX/NAME". Throws a data Error when names or shapes
-/// differ.
-void store_parameters(const std::vector<Parameter*>& parameters, const std::string& prefix,
-                      Checkpoint& checkpoint);
+// Parameters are a checkpoint's arrays "PREFIX/NAME".
+std::vector<std::int64_t> extents_of(const Parameter& parameter);
+/// Whether it has all of these, in their shapes.
+bool has_parameters(const Checkpoint& checkpoint, const std::string& prefix,
+                    const std::vector<Parameter*>& parameters);
+/// Throws a data Error when it has not.
 void load_parameters(const Checkpoint& checkpoint, const std::string& prefix,
                      const std::vector<Parameter*>& parameters);
 

@@ -1,6 +1,6 @@
 #pragma once
+#include <functional>
 #include <span>
-#include <vector>
 
 #include "pluvia/ad/profile.hpp"
 #include "pluvia/core/precision.hpp"
@@ -28,8 +28,9 @@ Margin reach(const Stencil& s);
 struct PackedWeights {
   Stencil stencil;
   int c_in = 0, c_out = 0;
-  int block = 0;           ///< output channels computed together
-  std::vector<float> data; ///< [blocks, taps, C_in, block], zero beyond C_out
+  int block = 0; ///< output channels computed together
+  Tensor data;   ///< [1, blocks, taps, C_in, block], zero beyond C_out
+  int blocks() const { return (c_out + block - 1) / block; }
 };
 PackedWeights pack(const Tensor& weight, const Stencil& stencil);
 /// For the gradient of the input: taps mirrored, channels exchanged.
@@ -47,9 +48,6 @@ struct OutputPart {
 /// parts are given, only the outputs in these, which read no more of x. Local.
 void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,
               std::span<const OutputPart> parts = {});
-/// Neighbouring outputs of a row of so many that convolve computes together: a part of a row that is no
-/// multiple of it costs more than its share.
-Index cells_at_once(Index row);
 
 /// dw += sum over cells of x dy, db += sum of dy (db may be null). x as in convolve; dw [t, y, x, C_in,
 /// C_out]. The same bits for every thread count. Local.
@@ -70,6 +68,14 @@ inline bool has_native_bf16() {
 // threads. Local.
 void convolution(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
                  const float* bias, const Tensor* residual, Tensor& y);
+/// The same on the host, part by part: packs the weights, and returns what computes the outputs in given
+/// parts. It holds on to all tensors but the weights.
+std::function<void(std::span<const OutputPart>)>
+convolution_by_parts(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
+                     const float* bias, const Tensor* residual, Tensor& y);
+/// Neighbouring outputs of a row of so many that are computed together there: a part of a row that is no
+/// multiple of it costs more than its share.
+Index cells_at_once(Precision precision, Index row);
 /// dx = w' * dy (+ addend, which may be dx itself).
 void convolution_pull_input(Precision precision, const Tensor& dy, const Tensor& weight,
                             const Stencil& stencil, const Tensor* addend, Tensor& dx);
