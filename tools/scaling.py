@@ -174,8 +174,8 @@ def validate(simulator, folder, config, replaced):
 def shares(step):
     """Where the time of a step goes. Waiting for ranks that have more to do is no matter of the network; of the rest
     each kind of waiting has its part."""
-    parts = {"operators": step["operators_s"], "copies": step["copies_s"], "sums of gradients": step["sums_least_s"],
-             "uneven work": step["operators_most_s"] - step["operators_s"]}
+    parts = {"operators": step["operators_s"] - step["optimiser_s"], "optimiser": step["optimiser_s"],
+             "copies": step["copies_s"], "sums of gradients": step["sums_least_s"], "uneven work": step["operators_most_s"] - step["operators_s"]}
     rest = max(0.0, step["step_s"] - sum(parts.values()))
     waits = {"halos": step["halo_wait_s"], "gathers": step["gather_wait_s"],
              "stages": step["stage_wait_s"]}
@@ -230,8 +230,9 @@ def report(name, study, ranks):
             row["shares"].append({part: seconds / step["step_s"] for part, seconds in shares(step).items()})
             if row["efficiency"][-1] < ENOUGH and "limit" not in row:
                 lost = {part: share for part, share in row["shares"][-1].items() if part != "operators"}
-                # What operators take more than their part of one rank's: small tiles, and what ranks do alike.
-                lost["slower operators"] = row["shares"][-1]["operators"] - row["efficiency"][-1]
+                # More than their part of one rank's: cells of small tiles are slower, some work several ranks do alike.
+                lost["slower cells" if axis.get("tensor", 1) == 1 else "work done alike"] = (
+                    row["shares"][-1]["operators"] - row["efficiency"][-1])
                 row["limit"] = {"ranks": n, "tile": [SIDE // step["rows"], SIDE // step["cols"]],
                                 "by": max(lost, key=lost.get)}
         out["axes"].append(row)

@@ -46,6 +46,8 @@ public:
   void book_since(double start, double& account);
 
   Spent& spent() { return spent_; }
+  /// Of the host, in machines that were measured.
+  double speed() const { return speed_; }
 
 private:
   struct Step {
@@ -67,7 +69,7 @@ private:
   void wait_moving(std::span<MPI_Request> requests);
   static std::vector<Step> steps_of(int rank, int size, std::int64_t bytes);
 
-  double speed_ = 1, due_ = 0; ///< of the host; seconds of the measured machine
+  double speed_ = 1, due_ = 0; ///< due: seconds of the measured machine
   Spent spent_;
   std::vector<Sum> sums_;
   std::vector<std::int64_t> sizes_; ///< of all sums that were started

@@ -98,6 +98,7 @@ public:
     return clock.spent();
   }
   double seconds() const { return seconds_; }
+  double optimiser() const { return measured().optimiser() / RankClock::mine().speed(); }
 
 private:
   static Partition partition(const Settings& s, int ranks) {
@@ -159,6 +160,7 @@ void run(int argc, char** argv) {
                  {"cols", rank.tiling().cols()},
                  {"step_s", most[0]},
                  {"operators_s", means[0]},
+                 {"optimiser_s", rank.optimiser()}, // one of them
                  {"operators_most_s", most[1]},
                  {"copies_s", means[1]},
                  {"halo_wait_s", means[2]},
