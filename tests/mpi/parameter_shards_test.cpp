@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "pluvia/core/device_array.hpp"
 #include "pluvia/nn/layers.hpp"
 #include "pluvia/train/training_state.hpp"
 #include "scratch.hpp"
