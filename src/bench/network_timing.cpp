@@ -100,16 +100,19 @@ void NetworkTiming::gradients(StepPhases& phases, Profile* profile,
   };
   batch.load = [&](int) { return Pipeline::Sample{input_, base_}; };
   batch.score = [&](int, const Var& logits, const Tape& tape) {
+    const bool waits = there_ && before_sums; // what is timed is done when its time ends
+    if (waits) accelerator::wait();
     const Stopwatch scoring(phases.loss);
     if (there_)
       ordinal_loss(logits, there_->target(0), tape, there_->loss());
     else
       ordinal_loss(logits, target_, tape);
+    if (waits) accelerator::wait();
   };
   batch.whole = [&](auto whole) { sync.complete(whole); };
   phases.timeline = pipeline_.run(batch);
   phases.reduction = sync.cost().exposed_seconds;
-  before_sums();
+  if (before_sums) before_sums();
   sync.finish();
   phases.hidden = sync.cost().hidden_seconds;
 }
@@ -159,7 +162,7 @@ void NetworkTiming::recorded_step() {
   recorder_.run(there_->places(), [&] {
     StepPhases phases;
     there_->clear();
-    gradients(phases, nullptr, [] {});
+    gradients(phases, nullptr, {});
     update_there(adam_, shards_, 1.0, there_->norm(), gradients_.link.get());
   });
   accelerator::wait();

@@ -23,6 +23,7 @@ Contender accelerator_product_ceiling(const Communicator& comm, Precision precis
           sums[column] += a[row * n + k] * b[k * n + column];
       for (std::int64_t column = 0; column < n; ++column) c[row * n + column] = sums[column];
     });
+    accelerator::wait();
   };
   return {precision == Precision::f32 ? "pretend product f32" : "pretend product bf16", once,
           2.0 * n * n * n * comm.size()};

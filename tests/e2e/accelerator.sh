@@ -38,7 +38,7 @@ for graph in false true; do
 done
 grep -q 'steps are recorded once and replayed' log
 cmp graph_false/log.jsonl graph_true/log.jsonl
-run 2 train deck.yaml model.channels=[16] train.steps=1 parallel.device=pretend train.graph=true train.output=unrecorded >log 2>&1 || { cat log; exit 1; }
+run 2 train deck.yaml model.channels=[16,32] train.steps=1 parallel.device=pretend train.graph=true train.output=unrecorded >log 2>&1 || { cat log; exit 1; }
 [ "$(grep -c 'steps cannot be recorded: messages of pretend' log)" -eq 1 ]
 
 forecast() { # FOLDER RANKS KEY=VALUE ...

@@ -56,7 +56,8 @@ public:
   const StUnetPorts& ports() const { return ports_; }
 
 private:
-  /// Forward and backward through all samples, and the sums of gradients; says what was summed when.
+  /// Forward and backward through all samples, and the sums of gradients, before which a timed step stops its
+  /// clock.
   void gradients(StepPhases& phases, Profile* profile, const std::function<void()>& before_sums);
   const Communicator& comm_;
   ProcessGrid grid_;
