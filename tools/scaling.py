@@ -41,7 +41,7 @@ CLUSTERS = {
 }
 # What SimGrid would assume of Ethernet and TCP is left out; large sums go by halves (Rabenseifner). Messages that are
 # sent without waiting would stay in SimGrid's lists and make it slow, so that a send ends when it has been received.
-SIMULATION = ["smpi/simulate-computation:no", "smpi/wtime:0", "smpi/test:0", "smpi/coll-selector:ompi", "smpi/allreduce:rab_rdb",
+SIMULATION = ["smpi/simulate-computation:no", "smpi/wtime:0", "smpi/test:0", "smpi/coll-selector:ompi", "smpi/allreduce:rab_rdb", "smpi/allgather:rdb",
               "smpi/send-is-detached-thresh:0", "smpi/bw-factor:0:1", "smpi/lat-factor:0:1",
               "network/bandwidth-factor:1", "network/latency-factor:1", "network/weight-S:0", "network/TCP-gamma:0",
               "network/crosstraffic:0"]
@@ -175,10 +175,10 @@ def shares(step):
     """Where the time of a step goes. Waiting for ranks that have more to do is no matter of the network; of the rest
     each kind of waiting has its part."""
     parts = {"operators": step["operators_s"] - step["optimiser_s"], "optimiser": step["optimiser_s"],
-             "copies": step["copies_s"], "sums of gradients": step["sums_least_s"], "uneven work": step["operators_most_s"] - step["operators_s"]}
+             "copies": step["copies_s"], "sums of gradients": step["sums_least_s"],
+             "uneven work": step["operators_most_s"] - step["operators_s"]}
     rest = max(0.0, step["step_s"] - sum(parts.values()))
-    waits = {"halos": step["halo_wait_s"], "gathers": step["gather_wait_s"],
-             "stages": step["stage_wait_s"]}
+    waits = {"halos": step["halo_wait_s"], "gathers": step["gather_wait_s"], "stages": step["stage_wait_s"]}
     all_waits = sum(waits.values()) or 1
     return {**parts, **{name: rest * seconds / all_waits for name, seconds in waits.items()}}
 
@@ -257,6 +257,7 @@ def draw(clusters, file):
         return print("no plot: matplotlib is not installed")
     colours = ["#000000", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7"]
     figure, axes = plt.subplots(1, len(clusters), figsize=(8, 3.2), sharey=True, layout="constrained")
+    ticks = sorted({n for tables in clusters.values() for row in tables["axes"] for n in row["ranks"]})
     for axis, (name, tables) in zip(axes, clusters.items()):
         for i, row in enumerate(tables["axes"]):
             single = i < len(AXES)
@@ -264,7 +265,7 @@ def draw(clusters, file):
                           ms=3 if single else 4, color=colours[i] if single else "grey",
                           label=row["name"] if single else "products" if i == len(AXES) else None)
         axis.axhline(100 * ENOUGH, color="grey", lw=0.5)
-        axis.set(title=f"{name} nodes", xlabel="ranks", xticks=RANKS, xticklabels=RANKS, ylim=(0, 105))
+        axis.set(title=f"{name} nodes", xlabel="ranks", xticks=ticks, xticklabels=ticks, ylim=(0, 105))
     axes[0].set_ylabel("efficiency [%], predicted")
     axes[0].legend(fontsize=7, loc="lower left")
     figure.savefig(file, dpi=100)
