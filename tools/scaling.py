@@ -41,8 +41,9 @@ CLUSTERS = {
 }
 # What SimGrid would assume of Ethernet and TCP is left out; large sums go by halves (Rabenseifner). Messages that are
 # sent without waiting would stay in SimGrid's lists and make it slow, so that a send ends when it has been received.
-SIMULATION = ["smpi/simulate-computation:no", "smpi/wtime:0", "smpi/test:0", "smpi/coll-selector:ompi", "smpi/allreduce:rab_rdb", "smpi/allgather:rdb",
-              "smpi/send-is-detached-thresh:0", "smpi/bw-factor:0:1", "smpi/lat-factor:0:1",
+SIMULATION = ["smpi/simulate-computation:no", "smpi/wtime:0", "smpi/test:0", "smpi/coll-selector:ompi",
+              "smpi/allreduce:rab_rdb", "smpi/allgather:rdb", "smpi/send-is-detached-thresh:0",
+              "smpi/bw-factor:0:1", "smpi/lat-factor:0:1",
               "network/bandwidth-factor:1", "network/latency-factor:1", "network/weight-S:0", "network/TCP-gamma:0",
               "network/crosstraffic:0"]
 
@@ -134,7 +135,8 @@ def product(axis):
 
 
 def name_of(axis):
-    words = {"replicas": "replicas", "stages": "stages", "time": "parts of the frames", "tensor": "shares of the channels"}
+    words = {"replicas": "replicas", "stages": "stages", "time": "parts of the frames",
+             "tensor": "shares of the channels"}
     return " x ".join(f"{n} {words[key]}" for key, n in axis.items()) or "tiles alone"
 
 
@@ -159,15 +161,17 @@ def validate(simulator, folder, config, replaced):
         if members > ranks or (members > 2 and ranks < max(REAL_RANKS)):
             continue
         name = "_".join(f"{key}{n}" for key, n in axis.items()) or "tiles"
-        real = bench(config, ranks, folder / f"bench_real_{ranks}_{name}.json", [*replaced, *side, *settings], clock=False)
+        real = bench(config, ranks, folder / f"bench_real_{ranks}_{name}.json", [*replaced, *side, *settings],
+                     clock=False)
         messages = real.get("messages") or messages or {"bytes_per_s": 1e9, "latency_s": 1e-6}
-        predicted = simulator.step(machine_platform(cores, messages), max(REAL_RANKS), ranks, REAL_SIDE, REAL_SIDE, settings)
+        predicted = simulator.step(machine_platform(cores, messages), max(REAL_RANKS), ranks, REAL_SIDE, REAL_SIDE,
+                                   settings)
         took = real["timings"]["training step f32"]["min_s"]
         rows.append({"axis": axis, "ranks": ranks, "real_s": took, "predicted_s": predicted["step_s"],
                      "error": predicted["step_s"] / took - 1,
                      "messages_agree": predicted["halo"] == real["halo"]})
-        print(f"{name_of(axis):24} {ranks:>5} {took:>8.3f} {predicted['step_s']:>11.3f} {100 * rows[-1]['error']:>+5.0f}%"
-              + ("" if rows[-1]["messages_agree"] else "  other messages"))
+        print(f"{name_of(axis):24} {ranks:>5} {took:>8.3f} {predicted['step_s']:>11.3f} "
+              f"{100 * rows[-1]['error']:>+5.0f}%" + ("" if rows[-1]["messages_agree"] else "  other messages"))
     return rows
 
 
@@ -230,14 +234,16 @@ def report(name, study, ranks):
             row["shares"].append({part: seconds / step["step_s"] for part, seconds in shares(step).items()})
             if row["efficiency"][-1] < ENOUGH and "limit" not in row:
                 lost = {part: share for part, share in row["shares"][-1].items() if part != "operators"}
-                # More than their part of one rank's: cells of small tiles are slower, some work several ranks do alike.
+                # More than their part of one rank's: cells of small tiles are slower, some work ranks do alike.
                 lost["slower cells" if axis.get("tensor", 1) == 1 else "work done alike"] = (
                     row["shares"][-1]["operators"] - row["efficiency"][-1])
                 row["limit"] = {"ranks": n, "tile": [SIDE // step["rows"], SIDE // step["cols"]],
                                 "by": max(lost, key=lost.get)}
         out["axes"].append(row)
         cell = lambda values, n, text: format(text(values[row["ranks"].index(n)]) if n in row["ranks"] else "", ">10")
-        limit = (f"  {row['limit']['tile'][0]} x {row['limit']['tile'][1]}, {row['limit']['by']}" if "limit" in row else "")
+        limit = ""
+        if "limit" in row:
+            limit = f"  {row['limit']['tile'][0]} x {row['limit']['tile'][1]}, {row['limit']['by']}"
         print(f"{row['name']:32}" + "".join(cell(row["step_s"], n, lambda s: f"{1e3 * s:.2f}") for n in ranks) + "\n"
               + f"{'':32}" + "".join(cell(row["efficiency"], n, lambda e: f"{100 * e:.0f}%") for n in ranks) + limit)
     for n in ranks:
