@@ -41,8 +41,9 @@ CLUSTERS = {
 }
 # What SimGrid would assume of Ethernet and TCP is left out; large sums go by halves (Rabenseifner). Messages that are
 # sent without waiting would stay in SimGrid's lists and make it slow, so that a send ends when it has been received.
-SIMULATION = ["smpi/simulate-computation:no", "smpi/wtime:0", "smpi/test:0", "smpi/coll-selector:ompi", "smpi/allreduce:rab_rdb",
-              "smpi/send-is-detached-thresh:0", "smpi/bw-factor:0:1", "smpi/lat-factor:0:1",
+SIMULATION = ["smpi/simulate-computation:no", "smpi/wtime:0", "smpi/test:0", "smpi/coll-selector:ompi",
+              "smpi/allreduce:rab_rdb", "smpi/allgather:rdb", "smpi/send-is-detached-thresh:0",
+              "smpi/bw-factor:0:1", "smpi/lat-factor:0:1",
               "network/bandwidth-factor:1", "network/latency-factor:1", "network/weight-S:0", "network/TCP-gamma:0",
               "network/crosstraffic:0"]
 
@@ -134,7 +135,8 @@ def product(axis):
 
 
 def name_of(axis):
-    words = {"replicas": "replicas", "stages": "stages", "time": "parts of the frames", "tensor": "shares of the channels"}
+    words = {"replicas": "replicas", "stages": "stages", "time": "parts of the frames",
+             "tensor": "shares of the channels"}
     return " x ".join(f"{n} {words[key]}" for key, n in axis.items()) or "tiles alone"
 
 
@@ -159,15 +161,17 @@ def validate(simulator, folder, config, replaced):
         if members > ranks or (members > 2 and ranks < max(REAL_RANKS)):
             continue
         name = "_".join(f"{key}{n}" for key, n in axis.items()) or "tiles"
-        real = bench(config, ranks, folder / f"bench_real_{ranks}_{name}.json", [*replaced, *side, *settings], clock=False)
+        real = bench(config, ranks, folder / f"bench_real_{ranks}_{name}.json", [*replaced, *side, *settings],
+                     clock=False)
         messages = real.get("messages") or messages or {"bytes_per_s": 1e9, "latency_s": 1e-6}
-        predicted = simulator.step(machine_platform(cores, messages), max(REAL_RANKS), ranks, REAL_SIDE, REAL_SIDE, settings)
+        predicted = simulator.step(machine_platform(cores, messages), max(REAL_RANKS), ranks, REAL_SIDE, REAL_SIDE,
+                                   settings)
         took = real["timings"]["training step f32"]["min_s"]
         rows.append({"axis": axis, "ranks": ranks, "real_s": took, "predicted_s": predicted["step_s"],
                      "error": predicted["step_s"] / took - 1,
                      "messages_agree": predicted["halo"] == real["halo"]})
-        print(f"{name_of(axis):24} {ranks:>5} {took:>8.3f} {predicted['step_s']:>11.3f} {100 * rows[-1]['error']:>+5.0f}%"
-              + ("" if rows[-1]["messages_agree"] else "  other messages"))
+        print(f"{name_of(axis):24} {ranks:>5} {took:>8.3f} {predicted['step_s']:>11.3f} "
+              f"{100 * rows[-1]['error']:>+5.0f}%" + ("" if rows[-1]["messages_agree"] else "  other messages"))
     return rows
 
 
@@ -175,10 +179,10 @@ def shares(step):
     """Where the time of a step goes. Waiting for ranks that have more to do is no matter of the network; of the rest
     each kind of waiting has its part."""
     parts = {"operators": step["operators_s"] - step["optimiser_s"], "optimiser": step["optimiser_s"],
-             "copies": step["copies_s"], "sums of gradients": step["sums_least_s"], "uneven work": step["operators_most_s"] - step["operators_s"]}
+             "copies": step["copies_s"], "sums of gradients": step["sums_least_s"],
+             "uneven work": step["operators_most_s"] - step["operators_s"]}
     rest = max(0.0, step["step_s"] - sum(parts.values()))
-    waits = {"halos": step["halo_wait_s"], "gathers": step["gather_wait_s"],
-             "stages": step["stage_wait_s"]}
+    waits = {"halos": step["halo_wait_s"], "gathers": step["gather_wait_s"], "stages": step["stage_wait_s"]}
     all_waits = sum(waits.values()) or 1
     return {**parts, **{name: rest * seconds / all_waits for name, seconds in waits.items()}}
 
@@ -230,14 +234,16 @@ def report(name, study, ranks):
             row["shares"].append({part: seconds / step["step_s"] for part, seconds in shares(step).items()})
             if row["efficiency"][-1] < ENOUGH and "limit" not in row:
                 lost = {part: share for part, share in row["shares"][-1].items() if part != "operators"}
-                # More than their part of one rank's: cells of small tiles are slower, some work several ranks do alike.
+                # More than their part of one rank's: cells of small tiles are slower, some work ranks do alike.
                 lost["slower cells" if axis.get("tensor", 1) == 1 else "work done alike"] = (
                     row["shares"][-1]["operators"] - row["efficiency"][-1])
                 row["limit"] = {"ranks": n, "tile": [SIDE // step["rows"], SIDE // step["cols"]],
                                 "by": max(lost, key=lost.get)}
         out["axes"].append(row)
         cell = lambda values, n, text: format(text(values[row["ranks"].index(n)]) if n in row["ranks"] else "", ">10")
-        limit = (f"  {row['limit']['tile'][0]} x {row['limit']['tile'][1]}, {row['limit']['by']}" if "limit" in row else "")
+        limit = ""
+        if "limit" in row:
+            limit = f"  {row['limit']['tile'][0]} x {row['limit']['tile'][1]}, {row['limit']['by']}"
         print(f"{row['name']:32}" + "".join(cell(row["step_s"], n, lambda s: f"{1e3 * s:.2f}") for n in ranks) + "\n"
               + f"{'':32}" + "".join(cell(row["efficiency"], n, lambda e: f"{100 * e:.0f}%") for n in ranks) + limit)
     for n in ranks:
@@ -257,6 +263,7 @@ def draw(clusters, file):
         return print("no plot: matplotlib is not installed")
     colours = ["#000000", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7"]
     figure, axes = plt.subplots(1, len(clusters), figsize=(8, 3.2), sharey=True, layout="constrained")
+    ticks = sorted({n for tables in clusters.values() for row in tables["axes"] for n in row["ranks"]})
     for axis, (name, tables) in zip(axes, clusters.items()):
         for i, row in enumerate(tables["axes"]):
             single = i < len(AXES)
@@ -264,7 +271,7 @@ def draw(clusters, file):
                           ms=3 if single else 4, color=colours[i] if single else "grey",
                           label=row["name"] if single else "products" if i == len(AXES) else None)
         axis.axhline(100 * ENOUGH, color="grey", lw=0.5)
-        axis.set(title=f"{name} nodes", xlabel="ranks", xticks=RANKS, xticklabels=RANKS, ylim=(0, 105))
+        axis.set(title=f"{name} nodes", xlabel="ranks", xticks=ticks, xticklabels=ticks, ylim=(0, 105))
     axes[0].set_ylabel("efficiency [%], predicted")
     axes[0].legend(fontsize=7, loc="lower left")
     figure.savefig(file, dpi=100)

@@ -16,7 +16,8 @@ namespace {
 
 constexpr double flop_of_a_second = 1e9;
 // Tags of comm/ and parallel/.
-constexpr int halo_tag = 11, relay_tag = 12, gather_tag = 31, first_sum_tag = 1000;
+constexpr int halo_tag = 11, relay_tag = 12, gather_tag = 31, value_tag = 21, gradient_tag = 22,
+              first_sum_tag = 1000;
 
 double bytes_per_second = 1;
 
@@ -69,20 +70,24 @@ void RankClock::note_receive(int tag, std::int64_t bytes) {
   if (tag == halo_tag || tag == gather_tag) incoming_bytes_ += bytes;
 }
 
+void RankClock::note_request(int tag, MPI_Request request) {
+  if (tag == value_tag || tag == gradient_tag)
+    of_stages_.insert(request);
+  else
+    of_stages_.erase(request); // one that is used again
+}
+
 void RankClock::wait(std::span<MPI_Request> requests) {
   catch_up();
   const double start = PMPI_Wtime();
+  if (!requests.empty() && of_stages_.erase(requests.front()) > 0) {
+    wait_moving(requests);
+    return book_since(start, spent_.stages);
+  }
   wait_moving(requests);
   book_since(start, last_tag_ == gather_tag ? spent_.gathers : spent_.halos);
   packed_ = false;
   copy(std::exchange(incoming_bytes_, 0));
-}
-
-void RankClock::wait_for_stage(MPI_Request* request) {
-  catch_up();
-  const double start = PMPI_Wtime();
-  wait_moving({request, 1});
-  book_since(start, spent_.stages);
 }
 
 std::vector<RankClock::Step> RankClock::steps_of(int rank, int size, std::int64_t bytes) {
@@ -222,7 +227,9 @@ int MPI_Isend(const void* data, int count, MPI_Datatype type, int peer, int tag,
   RankClock& clock = RankClock::mine();
   clock.note_send(tag, bytes_of(count, type));
   clock.catch_up();
-  return PMPI_Isend(data, count, type, peer, tag, comm, request);
+  const int code = PMPI_Isend(data, count, type, peer, tag, comm, request);
+  clock.note_request(tag, *request);
+  return code;
 }
 
 int MPI_Irecv(void* data, int count, MPI_Datatype type, int peer, int tag, MPI_Comm comm,
@@ -230,7 +237,9 @@ int MPI_Irecv(void* data, int count, MPI_Datatype type, int peer, int tag, MPI_C
   RankClock& clock = RankClock::mine();
   clock.note_receive(tag, bytes_of(count, type));
   clock.catch_up();
-  return PMPI_Irecv(data, count, type, peer, tag, comm, request);
+  const int code = PMPI_Irecv(data, count, type, peer, tag, comm, request);
+  clock.note_request(tag, *request);
+  return code;
 }
 
 int MPI_Waitall(int n, MPI_Request* requests, MPI_Status*) {
@@ -238,9 +247,17 @@ int MPI_Waitall(int n, MPI_Request* requests, MPI_Status*) {
   return MPI_SUCCESS;
 }
 
-int MPI_Wait(MPI_Request* request, MPI_Status*) { // of Mail alone
-  RankClock::mine().wait_for_stage(request);
-  return MPI_SUCCESS;
+int MPI_Allgather(const void* from, int count, MPI_Datatype type, void* to, int received, MPI_Datatype as,
+                  MPI_Comm comm) {
+  int size = 1;
+  MPI_Comm_size(comm, &size);
+  RankClock& clock = RankClock::mine();
+  clock.copy(size * bytes_of(received, as)); // into the parameters
+  clock.catch_up();
+  const double start = PMPI_Wtime();
+  const int code = PMPI_Allgather(from, count, type, to, received, as, comm);
+  clock.book_since(start, clock.spent().sums);
+  return code;
 }
 
 int MPI_Recv(void* data, int count, MPI_Datatype type, int peer, int tag, MPI_Comm comm,

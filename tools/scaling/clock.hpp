@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -40,7 +41,7 @@ public:
 
   /// Waits for these, and meanwhile moves sums on. The time is booked on what was sent last.
   void wait(std::span<MPI_Request> requests);
-  void wait_for_stage(MPI_Request* request);
+  void note_request(int tag, MPI_Request request);
   void note_send(int tag, std::int64_t bytes);
   void note_receive(int tag, std::int64_t bytes);
   void book_since(double start, double& account);
@@ -75,6 +76,7 @@ private:
   std::vector<std::int64_t> sizes_; ///< of all sums that were started
   int last_tag_ = 0, tags_ = 0;
   bool packed_ = false;             ///< what a gather sends, of which each receiver gets the same
+  std::set<MPI_Request> of_stages_; ///< under way between stages
   std::int64_t incoming_bytes_ = 0; ///< of receives under way
 };
 

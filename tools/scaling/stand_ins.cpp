@@ -106,6 +106,8 @@ std::vector<float> values_of(const Tensor& tensor) {
   return std::vector<float>(tensor.storage().size());
 }
 void set_values(Tensor&, std::span<const float>) {}
+void read_values(const Tensor&, Index, std::span<float>) {}
+void write_values(Tensor&, Index, std::span<const float>) {}
 void add_to(Tensor&, const Tensor&) {}
 
 // ad/profile.hpp: what the tape books and no operator below charges.
@@ -140,15 +142,17 @@ template class PendingSums<std::int64_t>;
 
 // ops/conv3d.hpp, ops/weight_gradient.hpp
 
-PackedWeights pack(const Tensor& weight, const Stencil& stencil) {
-  return {stencil, static_cast<int>(weight.shape().x), static_cast<int>(weight.shape().c), 0, {}};
-}
-void convolve(const Tensor&, const PackedWeights& w, const float*, const Tensor*, Tensor& y,
-              std::span<const OutputPart> parts) {
-  Index cells = 0;
-  for (const OutputPart& p : parts) cells += p.t.size() * p.y.size() * p.x.size();
-  const Task whole = convolution_task(y.shape(), w.stencil.taps(), w.c_in, w.c_out);
-  work(measured().of(whole).forward * static_cast<double>(cells) / static_cast<double>(y.shape().cells()));
+std::function<void(std::span<const OutputPart>)> convolution_by_parts(Precision, const Tensor&,
+                                                                      const Tensor& weight,
+                                                                      const Stencil& stencil, const float*,
+                                                                      const Tensor*, Tensor& y) {
+  const Shape& w = weight.shape();
+  const auto whole = measured().of(convolution_task(y.shape(), stencil.taps(), w.x, w.c)).forward;
+  return [each = whole / static_cast<double>(y.shape().cells())](std::span<const OutputPart> parts) {
+    Index cells = 0;
+    for (const OutputPart& p : parts) cells += p.t.size() * p.y.size() * p.x.size();
+    work(each * static_cast<double>(cells));
+  };
 }
 void convolution(Precision, const Tensor&, const Tensor& weight, const Stencil& stencil, const float*,
                  const Tensor*, Tensor& y) {
@@ -172,15 +176,42 @@ void pull_convolution_weight(const GradientBlocks& blocks, Precision, const Tens
 
 // ops/attention.hpp, ops/linear_attention.hpp
 
+namespace {
+
+/// Share of the queries whose keys all lie in the tile and its frames: what attend() computes first.
+double inside(const Shape& queries, const Shape& keys, const AttentionWindow& window, TileOrigin origin) {
+  const auto along = [](const AxisWindow& axis, Index query, Index count, Index from, Index extent) {
+    Index in = 0;
+    for (Index i = query; i < query + count; ++i)
+      in += axis.keys(i).from >= from && axis.keys(i).to <= from + extent ? 1 : 0;
+    return static_cast<double>(in) / static_cast<double>(count);
+  };
+  return along(window.t, origin.query_frame, queries.t, origin.key_frame, keys.t) *
+         along(window.y, origin.y, queries.y, origin.y, keys.y) *
+         along(window.x, origin.x, queries.x, origin.x, keys.x);
+}
+
+void work_around(const Arrival& arrival, double seconds, double before) {
+  if (!arrival) return work(seconds);
+  work(before * seconds);
+  arrival();
+  work((1 - before) * seconds);
+}
+
+} // namespace
+
 void attend(const Tensor&, const Tensor& k, const Tensor&, const AttentionWindow& window, TileOrigin origin,
-            Tensor& o, Tensor&) {
-  work(measured().of(attention_task(k, o.shape(), window, origin)).forward);
+            Tensor& o, Tensor&, const Arrival& arrival) {
+  const double seconds = measured().of(attention_task(k, o.shape(), window, origin)).forward;
+  work_around(arrival, seconds, arrival ? inside(o.shape(), k.shape(), window, origin) : 1);
 }
 void attend_delta(const Tensor&, const Tensor&, Tensor&) {}
+/// Gradients of queries first: three products of seven.
 void attend_gradients(const Tensor&, const Tensor& k, const Tensor&, const Tensor& d_o, const Tensor&,
-                      const Tensor&, const AttentionWindow& window, TileOrigin origin, Tensor*, Tensor&,
-                      Tensor&, OrderFreeSums*) {
-  work(measured().of(attention_task(k, d_o.shape(), window, origin)).backward);
+                      const Tensor&, const AttentionWindow& window, TileOrigin origin, Tensor* dq, Tensor&,
+                      Tensor&, OrderFreeSums*, const Arrival& arrival) {
+  work_around(arrival, measured().of(attention_task(k, d_o.shape(), window, origin)).backward,
+              dq ? 3.0 / 7 : 0);
 }
 // The passes over queries and over keys take half each.
 void add_keys(const Tensor& k, const Tensor&, Index, OrderFreeSums&) {
