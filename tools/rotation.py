@@ -73,7 +73,7 @@ def rotate(run, args, day):
     for seed, paths in checkpoints.items():
         scores = os.path.join(folder, f"scores_{seed}")
         out.append((scores, seed))
-        if os.path.exists(os.path.join(scores, "scores.json")):
+        if can_be_merged(os.path.join(scores, "scores.json")):
             continue
         forecasts = os.path.join(folder, f"forecasts_{seed}")
         call([*run, "forecast", args.config, *args.keys, *split, f"forecast.checkpoint=[{', '.join(paths)}]",
@@ -81,6 +81,14 @@ def rotate(run, args, day):
         call([*run, "verify", args.config, *args.keys, *split, f"verify.forecasts={forecasts}",
               f"verify.output={scores}"], log)
     return out
+
+
+def can_be_merged(file):
+    """Are there scores, not of a program that did not note yet what they are of?"""
+    if not os.path.exists(file):
+        return False
+    with open(file, encoding="utf-8") as scores:
+        return "initial_times" in json.load(scores)["sums"]
 
 
 def call(command, log):

@@ -144,28 +144,41 @@ Normalisation Sampler::measure(const Communicator& comm, std::span<const TimeSpa
     for (Time t = (span.from + hour - 1) / hour * hour; t < span.to; t += stride) times.push_back(t);
   const Span own = share.of(static_cast<Index>(times.size()));
   const std::size_t n = rule_.predictors.size();
-  std::vector<FixedSum> sums(3 * n);
+  // Of each predictor: count, sum and sum of squares; and both of values made smaller, for exact sums hold
+  // squares of less than 2048 alone. Elevation and pressure are larger.
+  constexpr double smaller = 0x1p-24;
+  std::vector<FixedSum> sums(5 * n);
   together(comm, [&] {
     for (std::size_t p = 0; p < n; ++p)
       for (Index i = own.from; i < own.to; ++i) {
         for (float v : predictor(p, times[static_cast<std::size_t>(i)])) {
           if (std::isnan(v)) continue;
-          sums[3 * p].add(1.0);
-          sums[3 * p + 1].add(v);
-          sums[3 * p + 2].add(static_cast<double>(v) * v);
+          const double whole = v, small = smaller * whole;
+          sums[5 * p].add(1.0);
+          sums[5 * p + 1].add(whole);
+          sums[5 * p + 2].add(whole * whole);
+          sums[5 * p + 3].add(small);
+          sums[5 * p + 4].add(small * small);
         }
-        for (std::size_t k = 0; k < 3; ++k) sums[3 * p + k].carry();
+        for (std::size_t k = 0; k < 5; ++k) sums[5 * p + k].carry();
       }
   });
   all_reduce(comm, sums);
   Normalisation out;
   for (std::size_t p = 0; p < n; ++p) {
-    const double count = sums[3 * p].value();
+    const double count = sums[5 * p].value();
+    const auto mean_of = [&](std::size_t k, double scale) {
+      const double exact = sums[5 * p + k].value();
+      return (std::isnan(exact) ? sums[5 * p + k + 2].value() / scale : exact) / count;
+    };
     if (count == 0)
       fail(ExitCode::data, "Predictor " + rule_.predictors[p] + " has no valid cell in the training range",
            "every frame is missing", "Check data.archive and data.train.");
-    const double mean = sums[3 * p + 1].value() / count;
-    const double variance = std::max(0.0, sums[3 * p + 2].value() / count - mean * mean);
+    const double mean = mean_of(1, smaller), square = mean_of(2, smaller * smaller);
+    if (!std::isfinite(mean) || !std::isfinite(square))
+      fail(ExitCode::data, "Predictor " + rule_.predictors[p] + " cannot be normalised",
+           "it has values of 3e10 and more", "Store it in larger units.");
+    const double variance = std::max(0.0, square - mean * mean);
     out.mean.push_back(static_cast<float>(mean));
     out.deviation.push_back(static_cast<float>(variance > 1e-12 ? std::sqrt(variance) : 1.0));
   }

@@ -30,7 +30,7 @@ struct Packing {
   double unpack(double stored) const {
     if (wrap != 0 && stored < 0) stored += wrap;
     constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-    if (std::isnan(stored)) return nan;
+    if (!std::isfinite(stored)) return nan;
     for (double m : missing)
       if (stored == m) return nan;
     if (!range_is_unpacked && (stored < least || stored > most)) return nan;

@@ -128,7 +128,7 @@ void GradientSync::complete(std::span<Parameter* const> whole) {
 void GradientSync::finish() {
   enter();
   while (started_ < buckets_.size()) start_next();
-  if (link_ && !alone_)
+  if (link_ && !alone_) // then gradients are the accelerator's, and not exact
     link_->finish();
   else
     exact_ ? unpack(limbs_) : unpack(floats_);

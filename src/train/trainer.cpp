@@ -625,7 +625,14 @@ TrainOutcome Training::run() {
     return v;
   };
   const TrainSettings& t = settings_.train;
+  const auto require_loss = [&](bool finite) {
+    if (!finite)
+      fail(ExitCode::failed, "Validation has no finite loss",
+           "a forecast of data.validate is not a number somewhere",
+           "Look for values out of range in data.archive, and at losses in " + folder.log() + ".");
+  };
   Validation last = adam_.step == 0 ? consider(0) : validate();
+  require_loss(std::isfinite(last.loss));
   last_saved_ = state();
   {
     Progress progress(log_, "train", t.steps);
@@ -666,6 +673,7 @@ TrainOutcome Training::run() {
       }
     }
   }
+  require_loss(best_.known());
   calibrate_best();
   // The best weights stand where forecasts look for them; a checkpoint to forecast with needs no optimiser.
   Checkpoint best = surroundings();

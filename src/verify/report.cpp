@@ -108,7 +108,7 @@ ScoreTable read_reports(const std::vector<std::string>& paths) {
     } catch (const nlohmann::json::exception& error) {
       fail(ExitCode::data, path + " cannot be merged", error.what(), "Name score files of pluvia verify.");
     }
-    ScoreTable table = ScoreTable::from_json(sums);
+    ScoreTable table = ScoreTable::from_json(sums, path);
     if (sum)
       sum->merge(table);
     else

@@ -266,7 +266,7 @@ std::string ScoreTable::to_json() const {
   return out.dump();
 }
 
-ScoreTable ScoreTable::from_json(const std::string& text) {
+ScoreTable ScoreTable::from_json(const std::string& text, const std::string& source) {
   try {
     const auto json = nlohmann::json::parse(text);
     ScoreTable out(json.at("systems"), json.at("leads_hours"), json.at("thresholds_mm"));
@@ -301,7 +301,7 @@ ScoreTable ScoreTable::from_json(const std::string& text) {
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    fail(ExitCode::data, "The score table cannot be read", error.what(), "Verify again.");
+    fail(ExitCode::data, source + " cannot be read", error.what(), "Verify again.");
   }
 }
 

@@ -28,6 +28,8 @@ protected:
   SampleRule rule;
   Normalisation none{std::vector<float>(predictors, 0), std::vector<float>(predictors, 1)};
 
+  virtual float value(const std::string&, std::size_t) const { return 2; }
+
   void SetUp() override {
     Grid grid;
     for (Index y = 0; y < ny; ++y) grid.y.push_back(0.5 * static_cast<double>(y));
@@ -44,12 +46,16 @@ protected:
       set_grid_attributes(file, grid, name);
     }
     const Rect tile = world.rank() == 0 ? domain : Rect{};
-    const std::vector<float> field(static_cast<std::size_t>(tile.cells()), 2);
+    const auto field = [&](const std::string& name) {
+      std::vector<float> out(static_cast<std::size_t>(tile.cells()));
+      for (std::size_t i = 0; i < out.size(); ++i) out[i] = value(name, i);
+      return out;
+    };
     for (std::size_t t = 0; t < 24; ++t) {
       write_time(file, t, start + static_cast<Time>(t) * hour);
-      for (const char* name : {"tb", "vapour", "rain"}) file.write_tile(name, {t}, {1}, tile, field);
+      for (const char* name : {"tb", "vapour", "rain"}) file.write_tile(name, {t}, {1}, tile, field(name));
     }
-    file.write_tile("land", {}, {}, tile, field);
+    file.write_tile("land", {}, {}, tile, field("land"));
     file.commit();
     index = index_archive(world, {path});
 
@@ -128,6 +134,30 @@ TEST_F(Disturbed, TheSameOnEveryTileAndPartOfTheFrames) {
             ASSERT_EQ(one.cell(0, 0, y - tile.y0, x - tile.x0)[c], all.cell(0, f, y, x)[c]);
     }
   }
+}
+
+/// Pressure in Pa and elevation in m beside brightness temperature.
+class Large : public Disturbed {
+protected:
+  float value(const std::string& name, std::size_t cell) const override {
+    const auto i = static_cast<float>(cell);
+    return name == "tb" ? 200 + i : name == "vapour" ? 1e5F + 20 * i : name == "land" ? 200 * i : 2;
+  }
+};
+
+TEST_F(Large, IsNormalisedLikeTheSmall) {
+  const GridShape shape = choose_grid_shape(ny, nx, 1, world.size());
+  Sampler part = sampler(Tiling(ny, nx, 1, shape.rows, shape.cols).tile(world.rank(), 0));
+  const std::vector<TimeSpan> spans{{start, start + 24 * hour}};
+  const Normalisation is = part.measure(world, spans, {});
+  constexpr double cells = static_cast<double>(ny * nx);
+  const double mean = (cells - 1) / 2, deviation = std::sqrt((cells * cells - 1) / 12);
+  EXPECT_NEAR(is.mean[tb], 200 + mean, 1e-3);
+  EXPECT_NEAR(is.deviation[tb], deviation, 1e-3);
+  EXPECT_NEAR(is.mean[vapour], 1e5 + 20 * mean, 0.1);
+  EXPECT_NEAR(is.deviation[vapour], 20 * deviation, 0.02 * deviation);
+  EXPECT_NEAR(is.mean[land], 200 * mean, 0.1);
+  EXPECT_NEAR(is.deviation[land], 200 * deviation, 0.02 * deviation);
 }
 
 } // namespace

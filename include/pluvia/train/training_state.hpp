@@ -15,7 +15,7 @@ struct BestWeights {
   double loss = std::numeric_limits<double>::infinity();
   std::int64_t step = 0;
   std::vector<float> values;
-  /// Has there been a validation?
+  /// Has there been a validation whose loss was finite?
   bool known() const { return std::isfinite(loss); }
 };
 

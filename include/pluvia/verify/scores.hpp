@@ -69,8 +69,8 @@ public:
                           std::span<const float> area);
   /// Sums over ranks: the same on any number of them. Collective.
   void reduce(const Communicator& comm);
-  /// Adds another table of the same systems, leads and thresholds. Throws a data Error when it is of others, or
-  /// holds a lead of a forecast that is in this one, too.
+  /// Adds another table of the same systems, leads and thresholds. Throws a data Error when it is of others,
+  /// or holds a lead of a forecast that is in this one, too.
   void merge(const ScoreTable& other);
 
   const std::vector<std::string>& systems() const { return systems_; }
@@ -86,8 +86,8 @@ public:
   std::int64_t n_valid(int lead) const;
 
   std::string to_json() const;
-  /// Throws a data Error when the text is not a score table.
-  static ScoreTable from_json(const std::string& text);
+  /// Throws a data Error, which names the source, when the text is not a score table.
+  static ScoreTable from_json(const std::string& text, const std::string& source = "The score table");
   bool operator==(const ScoreTable&) const = default;
 
 private:
