@@ -8,7 +8,7 @@
 # Leaves log.txt and *.json in OUT (gpu_check). Ends with status 1 when a test failed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tests=(accelerator_test device_step_test gradient_sync_test operators_test st_unet_test)
+tests=(accelerator_test device_step_test gradient_sync_test operators_test parameter_shards_test st_unet_test)
 
 build() {
   cmake --preset cuda -DPLUVIA_PETSC=OFF "$@"
@@ -67,10 +67,16 @@ run() {
 check() { # PROGRAMS TESTS CONFIG REFERENCE
   nvidia-smi >"$out/nvidia-smi.txt" 2>&1 || { echo "no GPU answers to nvidia-smi" >&2; exit 1; }
   local ranks="mpirun --oversubscribe --bind-to none -np"
-  for test in "${tests[@]}"; do run "$test, 1 rank" 120 "$2/$test" --gtest_filter='*ccelerator*:*StUnet*:Recording*'; done
-  # Several ranks share the GPU: messages go through the host.
-  for test in gradient_sync_test operators_test st_unet_test; do
-    run "$test, 3 ranks" 180 $ranks 3 "$2/$test" --gtest_filter='*ccelerator*:*StUnet*'
+  for test in "${tests[@]}"; do run "$test, 1 rank" 120 "$2/$test" --gtest_filter='*ccelerator*:*StUnet*:*ParametersInShards*:Recording*'; done
+  # Several ranks share the GPU: messages go through the host. With a GPU for each, from one to the other.
+  local gpus counts=3
+  gpus=$(nvidia-smi --list-gpus | wc -l)
+  if [ "$gpus" -gt 1 ]; then counts="$gpus $((2 * gpus + 1))"; fi
+  for count in $counts; do
+    for test in gradient_sync_test operators_test parameter_shards_test st_unet_test; do
+      run "$test, $count ranks on $gpus GPUs" 180 $ranks $count "$2/$test" \
+        --gtest_filter='*ccelerator*:*StUnet*:*ParametersInShards*'
+    done
   done
   if command -v compute-sanitizer >/dev/null; then
     # Memory comes from a pool in the order of work: memcheck can tell when it is used too early or too late.

@@ -207,7 +207,8 @@ Recording::Recording(const std::function<void()>& work) : parts_(new Parts) {
   }
   recording() = false;
   cuda::check(cudaStreamEndCapture(cuda::stream(), &parts_->graph), "Work for the GPU cannot be recorded");
-  cuda::check(cudaGraphInstantiate(&parts_->ready, parts_->graph, 0), "Work for the GPU cannot be recorded");
+  cuda::check(cudaGraphInstantiate(&parts_->ready, parts_->graph, cudaGraphInstantiateFlagUseNodePriority),
+              "Work for the GPU cannot be recorded");
 }
 
 Recording::~Recording() = default;

@@ -139,11 +139,14 @@ cudnnConvolutionDescriptor_t describe_convolution() {
   return made;
 }
 
-/// cuDNN lists algorithms from the fastest on, with those that it cannot run.
+/// cuDNN lists algorithms from the fastest on, with those that it cannot run. Those whose bits repeat come
+/// first.
 template <class All> const auto& first_that_works(const All& all, int n, const char* problem) {
-  for (int i = 0; i < n; ++i)
-    if (all[static_cast<std::size_t>(i)].status == CUDNN_STATUS_SUCCESS)
-      return all[static_cast<std::size_t>(i)];
+  for (const bool any : {false, true})
+    for (int i = 0; i < n; ++i)
+      if (const auto& one = all[static_cast<std::size_t>(i)];
+          one.status == CUDNN_STATUS_SUCCESS && (any || one.determinism == CUDNN_DETERMINISTIC))
+        return one;
   check(n > 0 ? all[0].status : CUDNN_STATUS_NOT_SUPPORTED, problem);
   return all[0];
 }

@@ -195,7 +195,7 @@ private:
   Sampler sampler_;
   GradientLink gradients_;          ///< of accelerators
   std::optional<DeviceStep> there_; ///< on an accelerator
-  std::optional<StepRecorder> recorder_;
+  std::optional<StepRecorder> recorder_; ///< gone before the links whose messages it recorded
 
   std::optional<Climatology> climatology_; ///< of the training range
   HourlyClimatology hourly_;

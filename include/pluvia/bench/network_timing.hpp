@@ -77,7 +77,7 @@ private:
   GradientLink gradients_; ///< of accelerators
   std::optional<DeviceStep> there_;
   std::string obstacle_ = "they are no accelerator's";
-  StepRecorder recorder_;
+  StepRecorder recorder_; ///< gone before the links whose messages it recorded
 };
 
 } // namespace pluvia
