@@ -12,7 +12,7 @@ Device take_device(const Communicator& world, const std::string& wanted) {
   using accelerator::Kind;
   const bool pretend = accelerator::kind() == Kind::pretend;
   if (wanted == "cpu" || (wanted == "auto" && pretend)) return Device::host;
-  if ((wanted == "gpu") == pretend)
+  if (wanted == (pretend ? "gpu" : "pretend"))
     fail(ExitCode::usage, "parallel.device is " + wanted,
          pretend ? "this program was built without CUDA" : "this program was built for real GPUs",
          pretend ? "Build with `cmake --preset cuda`, or use parallel.device=cpu."
