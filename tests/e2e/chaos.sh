@@ -10,20 +10,23 @@ source "$here/lib/kill_rank.sh"
 find_python netCDF4 numpy || exit 77
 kills=${1:-50}
 small_archive 37 42
-steps=$((30 * kills))
+steps=$((10 * kills))
 last=$(printf 'checkpoint_%08d.h5' "$steps")
 train() { # RANKS KEY=VALUE ...
   run "$1" train deck.yaml train.exact=true parallel.block=8 train.precision=f32 train.steps="$steps" \
-    train.validate_every=10 train.checkpoint_every=1 "${@:2}" >/dev/null 2>err
+    train.validate_every=10 "${@:2}" >/dev/null 2>err
 }
-train 2 train.output=straight || { cat err; exit 1; }
+train 2 train.output=straight train.checkpoint_every="$steps" || { cat err; exit 1; }
 
+newest() { { ls chaos 2>/dev/null || true; } | sed -n 's/^checkpoint_0*\([0-9]*\)\.h5$/\1/p' | tail -n 1; }
 killed=0
 while [ "$killed" -lt "$kills" ] && [ ! -e "chaos/$last" ]; do
-  ranks=$((RANDOM % 3 + 1))
-  train "$ranks" train.output=chaos train.from=latest &
+  ranks=$((RANDOM % 3 + 1)) wanted=$(($(newest) + RANDOM % 8))
+  train "$ranks" train.output=chaos train.from=latest train.checkpoint_every=1 &
   job=$!
-  sleep "$((RANDOM % 2)).$((RANDOM % 10))"
+  # So many steps on, or none, and then at any moment.
+  while [ "$(($(newest)))" -lt "$wanted" ] && kill -0 "$job" 2>/dev/null; do sleep 0.1; done
+  sleep "0.$((RANDOM % 5))"
   # The job may be at its beginning, without ranks yet, or at its end.
   victim=$((RANDOM % ranks)) hit=false
   until $hit || ! kill -0 "$job" 2>/dev/null; do
@@ -36,7 +39,7 @@ while [ "$killed" -lt "$kills" ] && [ ! -e "chaos/$last" ]; do
     wait "$job" || { cat err; exit 1; }
   fi
 done
-train 3 train.output=chaos train.from=latest || { cat err; exit 1; }
+train 3 train.output=chaos train.from=latest train.checkpoint_every=1 || { cat err; exit 1; }
 for name in "$last" checkpoint_best.h5; do "$python" "$here/compare_checkpoints.py" "straight/$name" "chaos/$name"; done
 echo "$killed kills, the same bytes after $steps steps"
 [ $((2 * killed)) -ge "$kills" ]
