@@ -4,7 +4,9 @@
 #include <malloc.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include <gtest/gtest.h>
 
@@ -35,18 +37,22 @@ TEST(SteadyMemory, LaterStepsTakeNone) {
   const Communicator world(MPI_COMM_WORLD);
   NetworkTiming network(world, settings, Precision::f32, Device::host, 96, 96);
   for (int i = 0; i < 3; ++i) network.step(), network.forecast();
+  // MPI takes some for itself now and then, and the system may take idle pages away, which then come back as
+  // new: the leanest of four passes counts. What a step takes for good it takes in all of them.
+  constexpr int passes = 4, steps = 5;
+  Held least{std::numeric_limits<std::size_t>::max(), std::numeric_limits<long>::max()};
   const TensorAllocations before = tensor_allocations();
-  const Held first = held();
-  constexpr int steps = 5;
-  for (int i = 0; i < steps; ++i) network.step(), network.forecast();
-  const Held last = held();
-  const TensorAllocations after = tensor_allocations();
-  const auto bytes = static_cast<std::size_t>(after.bytes - before.bytes);
-  EXPECT_GT(bytes, std::size_t{steps} * 20 << 20)
+  for (int pass = 0; pass < passes; ++pass) {
+    const Held first = held();
+    for (int i = 0; i < steps; ++i) network.step(), network.forecast();
+    const Held last = held();
+    least = {std::min(least.heap, last.heap - first.heap), std::min(least.pages, last.pages - first.pages)};
+  }
+  const auto bytes = static_cast<std::size_t>(tensor_allocations().bytes - before.bytes);
+  EXPECT_GT(bytes, std::size_t{passes} * steps * 20 << 20)
       << "tensors must be allocated, or their memory says nothing";
-  // MPI takes some for itself now and then; a step's tensors would be hundreds of times as much.
-  EXPECT_LE(last.heap - first.heap, std::size_t{1} << 20);
-  EXPECT_LE(last.pages - first.pages, 256);
+  EXPECT_LE(least.heap, std::size_t{1} << 20);
+  EXPECT_LE(least.pages, 256);
 }
 
 } // namespace
