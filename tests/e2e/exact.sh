@@ -67,9 +67,9 @@ for shape in "2 1 1 1 1 1" "2 1 1 1 2 1" "2 1 1 1 1 3" "1 1 1 2 1 1" "1 1 1 2 1 
 done
 
 # Stopped on 2 ranks that share the frames, gone on with on 3 tiles, with blocks made anew: the same bytes.
-train halves 2 train.precision=f32 train.checkpoint_every=4 parallel.time=2
+train halves 2 train.precision=f32 train.checkpoint_every=$((steps / 2)) parallel.time=2
 rm "halves/$last" halves/checkpoint_best.h5
-train halves 3 train.precision=f32 train.from=halves/checkpoint_00000004.h5 train.keep=blocks
+train halves 3 train.precision=f32 train.from=latest train.keep=blocks
 same "f32/$last" "halves/$last"
 
 # What this is for: sums over whole tiles differ. And the loss is the same but for rounding.
