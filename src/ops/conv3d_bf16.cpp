@@ -34,6 +34,23 @@ template <class Source> PackedBf16 pack_with(const Stencil& stencil, int c_in, i
   return p;
 }
 
+/// Calls pack(stencil, C_in, C_out, source) where source(tap, input, output) is a weight of [t, y, x, C_in,
+/// C_out].
+template <class Pack> auto pack_from(const Tensor& weight, const Stencil& stencil, Pack&& pack) {
+  const auto c_in = static_cast<int>(weight.shape().x), c_out = static_cast<int>(weight.shape().c);
+  const float* w = weight.cell(0, 0, 0, 0);
+  return pack(stencil, c_in, c_out,
+              [=](int tap, int ci, int co) { return w[(Index{tap} * c_in + ci) * c_out + co]; });
+}
+/// The same for the gradient of the input: taps mirrored, channels exchanged.
+template <class Pack> auto pack_transposed_from(const Tensor& weight, const Stencil& stencil, Pack&& pack) {
+  const auto c_in = static_cast<int>(weight.shape().x), c_out = static_cast<int>(weight.shape().c);
+  const float* w = weight.cell(0, 0, 0, 0);
+  const int last = stencil.taps() - 1;
+  return pack(transposed(stencil), c_out, c_in,
+              [=](int tap, int from, int to) { return w[(Index{last - tap} * c_in + to) * c_out + from]; });
+}
+
 const Bf16Operators* operators() {
   switch (bf16_unit()) {
   case Bf16Unit::amx:

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
-#include <optional>
 #include <utility>
 
 #include "pluvia/comm/messages.hpp"
@@ -156,11 +155,9 @@ Var shared_convolution(Tape& tape, Decomposition& tiles, const ChannelShare& sha
                               stencil](const Tensor& d) {
       pull_convolution_weight(blocks, precision, all->value, d, stencil, weight, &bias);
     };
-    std::optional<HaloExchange> exchange;
-    if (!alone)
-      exchange.emplace(tiles.stencil_halo(level, transposed(stencil)), tiles.comm(),
-                       std::vector<Tensor*>{&dy}, tiles.halo_cost({"conv3d", level, Layer::Pass::backward}),
-                       tiles.link());
+    const auto exchange = alone ? nullptr
+                                : tiles.held_exchange(tiles.stencil_halo(level, transposed(stencil)), {&dy},
+                                                      {"conv3d", level, Layer::Pass::backward});
     if (!tape.defers()) pull_weight(dy);
     if (exchange) exchange->finish();
     if (x.own->needs_grad) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <memory>
-#include <optional>
 
 #include "pluvia/ops/weight_gradient.hpp"
 
@@ -139,10 +138,9 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
               const AttentionWindow& window, const AttentionView& view) {
   const TileOrigin origin = origin_of(tiles, level, window);
   const bool home = at_home(tiles, window);
-  std::optional<HaloExchange> halo;
-  if (!home)
-    halo.emplace(tiles.key_halo(level, window), tiles.comm(), std::vector{&k->value, &v->value},
-                 tiles.halo_cost({attention_name(window), level}), tiles.link());
+  auto halo = home ? nullptr
+                   : tiles.held_exchange(tiles.key_halo(level, window), {&k->value, &v->value},
+                                         {attention_name(window), level});
   // Queries of leads are shared; known alike on every rank, even one whose tile is a single cell.
   const bool shared = window.t.kind == AxisWindow::Kind::all;
   Shape s = k->value.shape();
@@ -164,12 +162,12 @@ Var attention(Tape& tape, Decomposition& tiles, int level, const Var& q, const V
     const Device device = k->value.device();
     Tensor delta(log_sum->shape(), log_sum->margin(), device);
     attend_delta(node.grad, node.value, delta);
-    std::optional<HaloExchange> halo; // travels behind the gradients of queries
+    std::unique_ptr<HaloExchange> halo; // travels behind the gradients of queries
     if (!home) {
       std::vector<Tensor*> haloed{&node.grad, log_sum.get(), &delta};
       if (!shared) haloed.push_back(&q->value);
-      halo.emplace(tiles.query_halo(level, window), tiles.comm(), haloed,
-                   tiles.halo_cost({attention_name(window), level, Layer::Pass::backward}), tiles.link());
+      halo = tiles.held_exchange(tiles.query_halo(level, window), haloed,
+                                 {attention_name(window), level, Layer::Pass::backward});
     }
     Tensor dk(k->value.shape(), k->grad_margin, device), dv(v->value.shape(), v->grad_margin, device);
     Tensor dq;

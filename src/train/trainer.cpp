@@ -31,6 +31,7 @@
 #include "pluvia/train/device_step.hpp"
 #include "pluvia/train/precision.hpp"
 #include "pluvia/train/run_folder.hpp"
+#include "pluvia/train/step_recorder.hpp"
 #include "pluvia/train/training_state.hpp"
 
 namespace pluvia {

@@ -10,6 +10,8 @@
 #include "pluvia/train/adam.hpp"
 #include "pluvia/train/device_step.hpp"
 
+#include "pluvia/train/step_recorder.hpp"
+
 namespace pluvia {
 namespace {
 

@@ -174,7 +174,6 @@ void run(int argc, char** argv) {
                  {"halo_wait_s", means[2]},
                  {"gather_wait_s", means[3]},
                  {"stage_wait_s", means[4]},
-                 {"sums_s", means[5]},
                  {"sums_least_s", least[0]},
                  {"halo", {{"bytes_sent", sent.bytes}, {"messages_sent", sent.messages}}}};
   if (world.rank() == 0) std::printf("%s\n", out.dump().c_str());

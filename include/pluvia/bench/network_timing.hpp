@@ -11,6 +11,7 @@
 #include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/adam.hpp"
 #include "pluvia/train/device_step.hpp"
+#include "pluvia/train/step_recorder.hpp"
 
 namespace pluvia {
 

@@ -76,12 +76,17 @@ public:
   const HaloPlan& key_halo(int level, const AttentionWindow& window);
   const HaloPlan& query_halo(int level, const AttentionWindow& window);
 
-  /// From now on values on accelerators travel from one to the other directly, where that is possible; says for
-  /// people how they travel. Collective over comm().
+  /// From now on values on accelerators travel from one to the other directly, where that is possible; says
+  /// for people how they travel. Collective over comm().
   std::string link_accelerators();
   /// Starts an exchange over all ranks, whose cost is booked on a layer. Collective.
   HaloExchange exchange(const HaloPlan& plan, std::vector<Tensor*> tensors, const Layer& layer) {
     return {plan, comm_, std::move(tensors), halo_costs_[layer], link_.get()};
+  }
+  /// The same where there may be no exchange at all: by pointer, for one stays where it was started.
+  std::unique_ptr<HaloExchange> held_exchange(const HaloPlan& plan, std::vector<Tensor*> tensors,
+                                              const Layer& layer) {
+    return std::make_unique<HaloExchange>(plan, comm_, std::move(tensors), halo_costs_[layer], link_.get());
   }
   /// Between accelerators; null where there is none.
   DeviceLink* link() const { return link_.get(); }

@@ -1,16 +1,11 @@
 #pragma once
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <optional>
-#include <string>
 #include <vector>
 
-#include "pluvia/core/settings.hpp"
 #include "pluvia/core/upload.hpp"
 #include "pluvia/ops/loss.hpp"
 #include "pluvia/ops/pointwise.hpp"
-#include "pluvia/parallel/decomposition.hpp"
 
 namespace pluvia {
 
@@ -36,7 +31,7 @@ public:
     FixedSum loss;
     double norm = 0; ///< of the gradient
   };
-  /// In the accelerator's memory, where it begins with zeros.
+  /// In the accelerator's memory; a step begins with clear().
   void clear();
   FixedSum* loss() { return &there_.data()->loss; }
   double* norm() { return &there_.data()->norm; }
@@ -59,26 +54,5 @@ private:
   Copy copies_[2];
   std::size_t posted_ = 0, taken_ = 0;
 };
-
-/// Does the work of steps: asked for anew in the first ones, then recorded once and replayed, for as long as
-/// a key stays the same. Local.
-class StepRecorder {
-public:
-  static constexpr int warm_up = 2; ///< steps after which nothing is allocated or planned for the first time
-
-  enum class Way { asked, recorded, replayed };
-  /// `key`: all that the work depends on and does not read from the accelerator's memory.
-  Way run(const std::vector<const void*>& key, const std::function<void()>& work);
-
-private:
-  std::vector<const void*> key_;
-  int steps_ = 0; ///< with this key
-  std::optional<accelerator::Recording> recording_;
-};
-
-/// Why a training step of the ranks of `world` cannot be recorded on accelerators; empty: it can.
-/// `gradients_linked`: gradients are summed from accelerator to accelerator, or not at all.
-std::string recording_obstacle(const Settings& settings, const Decomposition& tiles,
-                               const Communicator& world, bool gradients_linked);
 
 } // namespace pluvia
