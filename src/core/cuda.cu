@@ -63,6 +63,18 @@ void refuse_in_recording() {
          "Use train.graph=false.");
 }
 
+/// Copies from the host that wait for no kernels have a stream of their own.
+cudaStream_t beside() {
+  static const cudaStream_t one = [] {
+    cudaStream_t made = nullptr;
+    cuda::check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "No stream could be made");
+    return made;
+  }();
+  return one;
+}
+
+constexpr const char* not_noted = "The order of work on the GPU cannot be noted";
+
 cudaMemPool_t pool() {
   cudaMemPool_t found = nullptr;
   int device = 0;
@@ -164,22 +176,61 @@ struct Mark::Parts {
   ~Parts() {
     if (event) cudaEventDestroy(event);
   }
+  void set(cudaStream_t stream) {
+    refuse_in_recording();
+    // Whoever waits sleeps, so that ranks which share cores get on.
+    if (!event)
+      cuda::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
+                  "No event could be made");
+    cuda::check(cudaEventRecord(event, stream), not_noted);
+  }
+  void hold(cudaStream_t stream) const {
+    refuse_in_recording();
+    if (event) cuda::check(cudaStreamWaitEvent(stream, event), not_noted);
+  }
 };
 Mark::Mark() : parts_(new Parts) {}
 Mark::~Mark() = default;
 
 void Mark::set() {
-  refuse_in_recording();
-  // Whoever waits sleeps, so that ranks which share cores get on.
-  if (!parts_->event)
-    cuda::check(cudaEventCreateWithFlags(&parts_->event, cudaEventDisableTiming | cudaEventBlockingSync),
-                "No event could be made");
-  cuda::check(cudaEventRecord(parts_->event, cuda::stream()), "The order of work on the GPU cannot be noted");
+  parts_->set(cuda::stream());
 }
 
 void Mark::wait() const {
   refuse_in_recording();
   if (parts_->event) cuda::check(cudaEventSynchronize(parts_->event), "Work on the GPU failed");
+}
+
+void Mark::hold_rest() const {
+  parts_->hold(cuda::stream());
+}
+
+void start_beside(void* to, const void* from, std::size_t bytes, const Mark& after, Mark& arrived) {
+  after.parts_->hold(beside());
+  cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, beside()), "A copy to the GPU failed");
+  arrived.parts_->set(beside());
+}
+
+struct Stamp::Parts {
+  cudaEvent_t event = nullptr;
+  ~Parts() {
+    if (event) cudaEventDestroy(event);
+  }
+};
+
+Stamp::Stamp() : parts_(new Parts) {
+  refuse_in_recording();
+  cuda::check(cudaEventCreateWithFlags(&parts_->event, cudaEventBlockingSync), "No event could be made");
+  cuda::check(cudaEventRecord(parts_->event, cuda::stream()), not_noted);
+}
+
+double Stamp::since(const Stamp& earlier) const {
+  refuse_in_recording();
+  cuda::check(cudaEventSynchronize(parts_->event), "Work on the GPU failed");
+  float milliseconds = 0;
+  cuda::check(cudaEventElapsedTime(&milliseconds, earlier.parts_->event, parts_->event),
+              "The GPU does not say when work was done");
+  return 1e-3 * static_cast<double>(milliseconds);
 }
 
 struct Recording::Parts {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -38,9 +39,9 @@ struct Recording::Parts {
 
 namespace {
 
-/// Address space whose pages nobody may touch but the work that is asked for, which is done when somebody waits
-/// for it and not before: whoever forgets to wait, or lets go too early of what a copy reads, is found. Like a
-/// GPU's, there is one for a process.
+/// Address space whose pages nobody may touch but the work that is asked for, which is done when somebody
+/// waits for it and not before: whoever forgets to wait, or lets go too early of what a copy reads, is found.
+/// Like a GPU's, there is one for a process.
 class Arena {
 public:
   void* allocate(std::size_t bytes) {
@@ -91,18 +92,31 @@ public:
     }
     protect(PROT_NONE);
   }
+  /// Does the task as soon as the n-th that was ever asked for is done: now, when it is.
+  void follow(std::uint64_t n, Task task) {
+    if (n > done_) {
+      Task& last = queue_[n - done_ - 1];
+      last = [before = std::move(last), task = std::move(task)] { before(), task(); };
+      return;
+    }
+    protect(PROT_READ | PROT_WRITE);
+    task();
+    protect(PROT_NONE);
+  }
   std::uint64_t asked() const { return asked_; }
   std::size_t peak() const { return peak_; }
   Recording::Parts* recording() const { return recording_; }
   void record(Recording::Parts* into) { recording_ = into; }
   void take_back(const Blocks& blocks) {
-    for (const auto& [size, memory] : blocks) spare_[size].insert(spare_[size].end(), memory.begin(), memory.end());
+    for (const auto& [size, memory] : blocks)
+      spare_[size].insert(spare_[size].end(), memory.begin(), memory.end());
   }
 
 private:
   static constexpr std::size_t capacity = std::size_t{16} << 30;
   void reserve() {
-    void* const at = mmap(nullptr, capacity + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const at =
+        mmap(nullptr, capacity + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
       fail(ExitCode::failed, "No address space for the pretend accelerator", std::strerror(errno),
            "Raise the limit on address space (ulimit -v).");
@@ -169,7 +183,9 @@ void release(void* memory) noexcept {
 void to_accelerator(void* to, const void* from, std::size_t bytes) {
   refuse_in_recording();
   const auto* const first = static_cast<const std::byte*>(from);
-  ask([to, values = std::vector<std::byte>(first, first + bytes)] { std::memcpy(to, values.data(), values.size()); });
+  ask([to, values = std::vector<std::byte>(first, first + bytes)] {
+    std::memcpy(to, values.data(), values.size());
+  });
 }
 void to_host(void* to, const void* from, std::size_t bytes) {
   copy(to, from, bytes);
@@ -202,16 +218,48 @@ void start_to_host(void* to, const void* from, std::size_t bytes) {
 
 struct Mark::Parts {
   std::uint64_t place = 0;
+  std::shared_ptr<Task> beside; ///< a copy behind it that is still to be made
 };
 Mark::Mark() : parts_(new Parts) {}
 Mark::~Mark() = default;
 void Mark::set() {
   refuse_in_recording();
   parts_->place = arena().asked();
+  parts_->beside.reset();
 }
 void Mark::wait() const {
   refuse_in_recording();
   arena().work(parts_->place);
+  if (parts_->beside) arena().follow(parts_->place, [copy = parts_->beside] { (*copy)(); });
+}
+void Mark::hold_rest() const {
+  refuse_in_recording();
+  if (parts_->beside) ask([copy = parts_->beside] { (*copy)(); });
+}
+
+void start_beside(void* to, const void* from, std::size_t bytes, const Mark& after, Mark& arrived) {
+  refuse_in_recording();
+  // What lay there is lost as early as may be, and what is to lie there comes as late.
+  arena().follow(after.parts_->place, [to, bytes] { std::memset(to, 0xff, bytes); });
+  arrived.parts_->place = after.parts_->place;
+  arrived.parts_->beside = std::make_shared<Task>([to, from, bytes, made = false]() mutable {
+    if (!std::exchange(made, true)) std::memcpy(to, from, bytes);
+  });
+}
+
+struct Stamp::Parts {
+  std::uint64_t place = 0;
+  std::chrono::steady_clock::time_point passed;
+};
+Stamp::Stamp() : parts_(new Parts) {
+  refuse_in_recording();
+  ask([parts = parts_] { parts->passed = std::chrono::steady_clock::now(); });
+  parts_->place = arena().asked();
+}
+double Stamp::since(const Stamp& earlier) const {
+  refuse_in_recording();
+  arena().work(parts_->place);
+  return std::chrono::duration<double>(parts_->passed - earlier.parts_->passed).count();
 }
 
 Recording::Recording(const std::function<void()>& work) : parts_(new Parts) {

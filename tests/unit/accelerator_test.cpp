@@ -1,6 +1,7 @@
 // The accelerator's memory: copies there and back, fresh values that are no numbers, and a pretend one that
 // lets nobody but kernels in.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <numeric>
@@ -51,14 +52,34 @@ TEST_F(Accelerator, GivesMemoryBack) {
   EXPECT_LT(accelerator::peak_bytes(), std::size_t{256} << 20);
 }
 
+/// Shows whether the work asked for until it was made is done.
+class Probe {
+public:
+  Probe() {
+    one_.fill(1);
+    accelerator::start_to_host(seen_.data(), one_.storage().data(), sizeof(float));
+  }
+  /// Of a pretend accelerator, which does nothing before somebody waits for it.
+  bool nobody_waited() const {
+    return accelerator::kind() != accelerator::Kind::pretend || std::isnan(seen_[0]);
+  }
+  bool done() const { return seen_[0] == 1.0F; }
+
+private:
+  Tensor one_ = Tensor({1, 1, 1, 1, 1}, {}, Device::gpu);
+  PinnedArray<float> seen_ = PinnedArray<float>(1);
+};
+
 TEST_F(Accelerator, DoesNotWaitForWhatItIsSent) {
   constexpr std::size_t n = 1000;
   Tensor there({1, 1, 1, 1, n}, {}, Device::gpu);
   Upload<float> upload(there.storage().data(), n);
   std::vector<Tensor> seen;
   for (int i = 0; i < 7; ++i) {
+    const Probe before;
     std::ranges::fill(upload.next(), static_cast<float>(i));
     upload.send();
+    EXPECT_TRUE(before.nobody_waited()) << "what is asked for before has its place, not its time";
     seen.push_back(there.clone());
   }
   for (int i = 0; i < 7; ++i)
@@ -80,6 +101,57 @@ TEST_F(Accelerator, ValuesHaveArrivedAtTheirMark) {
   EXPECT_TRUE(!pretend || std::isnan(second[1])) << "nobody has waited for it";
   accelerator::wait();
   EXPECT_EQ(second[1], 2.0F);
+}
+
+TEST_F(Accelerator, StampsSayWhenWorkWasDone) {
+  using Clock = std::chrono::steady_clock;
+  Tensor field({1, 1, 100, 100, 16}, {}, Device::gpu);
+  accelerator::wait();
+  const auto start = Clock::now();
+  const accelerator::Stamp begin;
+  field.fill(1);
+  const Probe first;
+  const accelerator::Stamp middle;
+  add_to(field, field);
+  const Probe second;
+  const accelerator::Stamp end;
+  EXPECT_TRUE(first.nobody_waited()) << "to set a stamp is not to wait";
+  const double to_middle = middle.since(begin);
+  EXPECT_TRUE(first.done() && second.nobody_waited()) << "a stamp is waited for, and nothing behind it";
+  const double to_end = end.since(middle);
+  EXPECT_TRUE(second.done());
+  const double all = std::chrono::duration<double>(Clock::now() - start).count();
+  EXPECT_GT(to_middle, 0);
+  EXPECT_GT(to_end, 0);
+  EXPECT_LE(to_middle + to_end, all);
+  EXPECT_NEAR(end.since(begin), to_middle + to_end, 2e-6);
+}
+
+TEST_F(Accelerator, CopiesBesideWaitForTheirPlaceAndAreWaitedFor) {
+  const bool pretend = accelerator::kind() == accelerator::Kind::pretend;
+  constexpr std::size_t n = 1000;
+  enum class Order { right, nobody_holds, place_in_use, source_changes };
+  const auto read = [&](Order order) { // what lies there before the copy and behind it
+    Tensor place({1, 1, 1, 1, n}, {}, Device::gpu);
+    place.fill(1);
+    PinnedArray<float> sent(n);
+    std::fill_n(sent.data(), n, 2.0F);
+    accelerator::Mark free, arrived;
+    if (order == Order::place_in_use) free.set();
+    const Tensor before = place.clone();
+    if (order != Order::place_in_use) free.set();
+    accelerator::start_beside(place.storage().data(), sent.data(), n * sizeof(float), free, arrived);
+    if (order != Order::nobody_holds) arrived.hold_rest();
+    const Tensor behind = place.clone();
+    if (order == Order::right) arrived.wait();
+    if (order == Order::right || order == Order::source_changes) std::fill_n(sent.data(), n, 3.0F);
+    return std::pair(values_of(before)[n - 1], values_of(behind)[n - 1]);
+  };
+  EXPECT_EQ(read(Order::right), std::pair(1.0F, 2.0F));
+  if (!pretend) return; // a real one may be lucky
+  EXPECT_TRUE(std::isnan(read(Order::nobody_holds).second));
+  EXPECT_TRUE(std::isnan(read(Order::place_in_use).first));
+  EXPECT_EQ(read(Order::source_changes).second, 3.0F);
 }
 
 TEST_F(Accelerator, PinnedMemoryIsNotReusedWhileItIsRead) {

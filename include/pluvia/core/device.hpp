@@ -19,8 +19,8 @@ enum class Device { host, gpu };
 /// The one accelerator of this process. A program built without CUDA has a pretend one instead: its kernels
 /// run on the processor, as late as they may, and its memory faults when anything but a kernel or a copy
 /// below touches it, so that the paths of a GPU can be tested where there is none. All calls are Local; work
-/// on the accelerator is done in the order in which it was asked for, while the host goes on. Throws Error
-/// with the reason (ExitCode::failed) when the accelerator refuses.
+/// on the accelerator is done in the order in which it was asked for, but for copies beside, while the host
+/// goes on. Throws Error with the reason (ExitCode::failed) when the accelerator refuses.
 namespace accelerator {
 
 /// Whether this is a program for GPUs, or has the pretend one.
@@ -62,10 +62,31 @@ public:
   void set();
   /// Returns when all before it is done; at once where it was never set.
   void wait() const;
+  /// What is asked for from here on waits for it, and the host does not.
+  void hold_rest() const;
+
+private:
+  friend void start_beside(void* to, const void* from, std::size_t bytes, const Mark& after, Mark& arrived);
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+/// The same as start_to_accelerator, beside what else is asked for: as soon as all before `after` is done,
+/// which therefore must include whatever used the place. Sets `arrived` behind the copy; who reads the place
+/// asks for it after arrived.hold_rest(), which must follow.
+void start_beside(void* to, const void* from, std::size_t bytes, const Mark& after, Mark& arrived);
+
+/// A place in the order of work that says when it was passed, by the accelerator's own clock.
+class Stamp {
+public:
+  /// After all that was asked for so far.
+  Stamp();
+  /// Seconds from an earlier one to this. Waits until all before it is done.
+  double since(const Stamp& earlier) const;
 
 private:
   struct Parts;
-  std::unique_ptr<Parts> parts_;
+  std::shared_ptr<Parts> parts_;
 };
 
 /// Work that was asked for once and can be done again as a whole, for the cost of one call (a CUDA graph).
