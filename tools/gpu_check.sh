@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Builds for NVIDIA GPUs and shows in one go, within ten minutes, what the program does on one: the tests of the
-# operators, of the network and of recorded steps on the accelerator, compute-sanitizer, and benchmarks beside PyTorch,
-# with a forecast of a full disk.
+# operators, of the network and of recorded and timed steps on the accelerator, compute-sanitizer, and benchmarks beside
+# PyTorch, with a forecast of a full disk.
 #   tools/gpu_check.sh [OUT]               on a machine with a GPU and all that the build needs
 #   tools/gpu_check.sh --pack FILE.tar.zst on a machine without: builds, and packs what a bare GPU machine lacks
 #   (cd UNPACKED && bash gpu_check.sh --here [OUT])   there: needs CUDA's libraries, cuDNN and NCCL, and nothing else
 # Leaves log.txt and *.json in OUT (gpu_check). Ends with status 1 when a test failed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tests=(accelerator_test device_step_test gradient_sync_test operators_test parameter_shards_test st_unet_test)
+tests=(accelerator_test device_step_test gradient_sync_test network_timing_test operators_test parameter_shards_test
+  st_unet_test)
 
 build() {
   cmake --preset cuda -DPLUVIA_PETSC=OFF "$@"

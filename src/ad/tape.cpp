@@ -59,7 +59,6 @@ Var Tape::leaf(Tensor value, bool needs_grad) {
 
 Var Tape::record(Tensor value, const Work& work, std::function<void(Node&)> pull, Margin grad_margin,
                  const std::vector<Parameter*>& parameters) {
-  if (profile_ && value.device() == Device::gpu) accelerator::wait();
   const std::size_t row = profile_ ? profile_->forward(work, value.shape()) : 0;
   auto node = std::make_shared<Node>();
   node->value = std::move(value);
@@ -105,7 +104,6 @@ void Tape::backward(const GradientListener& listener, DeferredGradients* later) 
     pulled_row_ = entry.row;
     if (!entry.node->grad.empty()) entry.pull(*entry.node);
     if (later_) entry.node->grad = {}; // what is left for later may hold on to the value
-    if (profile_ && entry.node->value.device() == Device::gpu) accelerator::wait();
     if (profile_) profile_->pull(entry.row);
     if (later_ && !inside_) later_->add_whole(std::exchange(entry.whole, {}));
     if (listener_) {

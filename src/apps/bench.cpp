@@ -121,7 +121,7 @@ Arithmetic arithmetic(const Communicator& comm, const NetworkTiming& network, co
 }
 
 /// One line per operator and shape of this rank: time, share, arithmetic against the ceiling of its threads.
-std::string operator_table(const Profile& profile, int steps, double ceiling, Json& json) {
+std::string operator_table(Profile& profile, int steps, double ceiling, Json& json) {
   std::string out = fmt::format("{:<18} {:>6} {:<22} {:>5}  {:>9} {:>9}  {:>6}  {:>9} {:>7} {:>7}\n",
                                 "operator", "C in", "output T x Y x X x C", "calls", "fwd ms", "bwd ms",
                                 "share", "GFLOP/s", "fwd/cl.", "bwd/cl.");
@@ -323,7 +323,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
 
   const int stages = network.stages().count();
   Progress progress(log, "bench", 4);
-  Profile profile;
+  Profile profile(device);
   for (int i = 0; i < rounds; ++i)
     if (s.bench.training)
       network.step(&profile);

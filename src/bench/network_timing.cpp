@@ -1,12 +1,12 @@
 #include "pluvia/bench/network_timing.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
+#include <utility>
 
+#include "pluvia/core/instant.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/random.hpp"
-#include "pluvia/core/stopwatch.hpp"
 #include "pluvia/train/precision.hpp"
 
 namespace pluvia {
@@ -89,8 +89,36 @@ void NetworkTiming::forecast(Profile* profile) {
   if (network_.parameters().device() == Device::gpu) accelerator::wait();
 }
 
-void NetworkTiming::gradients(StepPhases& phases, Profile* profile,
-                              const std::function<void()>& before_sums) {
+/// When what was done, for who looks at it when the step is over: the accelerator is not waited for before.
+struct NetworkTiming::Watch {
+  struct Lap {
+    Instant begin, end;
+  };
+  Device device;
+  Instant begin{device}, first = begin; ///< of the step, of its first pass
+  std::vector<std::pair<Instruction, Instant>> followed = {};
+  std::vector<Lap> losses = {}, sums = {}; ///< within passes, which are not over before
+
+  Instant now() const { return Instant(device); }
+  template <class Work> void time(std::vector<Lap>& laps, Work&& work) {
+    const Instant before = now();
+    work();
+    laps.push_back({before, now()});
+  }
+  static double total(const std::vector<Lap>& laps) {
+    double seconds = 0;
+    for (const Lap& lap : laps) seconds += lap.end.since(lap.begin);
+    return seconds;
+  }
+  StageTimeline timeline() const {
+    StageTimeline out;
+    for (const auto& [what, end] : followed)
+      out.push_back({what, out.empty() ? 0 : out.back().end, end.since(first)});
+    return out;
+  }
+};
+
+double NetworkTiming::gradients(Watch* watch, Profile* profile) {
   network_.parameters().zero_gradients();
   GradientSync sync(comm_, parameters_, gradients_.link.get());
   Pipeline::Batch batch{.size = samples_};
@@ -100,51 +128,53 @@ void NetworkTiming::gradients(StepPhases& phases, Profile* profile,
   };
   batch.load = [&](int) { return Pipeline::Sample{input_, base_}; };
   batch.score = [&](int, const Var& logits, const Tape& tape) {
-    const bool waits = there_ && before_sums; // what is timed is done when its time ends
-    if (waits) accelerator::wait();
-    const Stopwatch scoring(phases.loss);
-    if (there_)
-      ordinal_loss(logits, there_->target(0), tape, there_->loss());
-    else
-      ordinal_loss(logits, target_, tape);
-    if (waits) accelerator::wait();
+    const auto score = [&] {
+      if (there_)
+        ordinal_loss(logits, there_->target(0), tape, there_->loss());
+      else
+        ordinal_loss(logits, target_, tape);
+    };
+    watch ? watch->time(watch->losses, score) : score();
   };
-  batch.whole = [&](auto whole) { sync.complete(whole); };
-  phases.timeline = pipeline_.run(batch);
-  phases.reduction = sync.cost().exposed_seconds;
-  if (before_sums) before_sums();
+  // Over a link sums take none of the time of what is asked for between.
+  const bool between = watch && comm_.size() > 1 && !gradients_.link;
+  batch.whole = [&](auto whole) {
+    const auto complete = [&] { sync.complete(whole); };
+    between ? watch->time(watch->sums, complete) : complete();
+  };
+  if (watch) {
+    watch->first = watch->now();
+    batch.followed = [&](const Instruction& what) { watch->followed.emplace_back(what, watch->now()); };
+  }
+  pipeline_.run(batch);
   sync.finish();
-  phases.hidden = sync.cost().hidden_seconds;
+  return sync.hidden_seconds();
 }
 
 StepPhases NetworkTiming::step(Profile* profile) {
   StepPhases phases;
   const std::map<Layer, HaloCost> before = tiles_.halo_costs();
-  auto last = std::chrono::steady_clock::now();
-  const auto lap = [&](double& phase) {
-    if (there_) accelerator::wait();
-    const auto now = std::chrono::steady_clock::now();
-    phase += std::chrono::duration<double>(now - last).count();
-    last = now;
-  };
+  Watch watch{network_.parameters().device()};
   if (there_) there_->clear(), send_rates(adam_, 1e-3, 1e-2);
-  double meanwhile = 0;
-  gradients(phases, profile, [&] {
-    meanwhile = phases.reduction;
-    lap(phases.backward);
-  });
-  lap(phases.reduction);
-  for (const Moment& m : phases.timeline) {
-    if (m.what.kind == Instruction::Kind::forward) phases.forward += m.end - m.begin;
-    if (!is_pass(m.what.kind)) phases.stages += m.end - m.begin;
-  }
-  phases.backward -= phases.forward + phases.stages + meanwhile;
-  phases.forward -= phases.loss;
+  phases.hidden = gradients(&watch, profile);
+  const Instant summed = watch.now();
   if (there_)
     update_there(adam_, shards_, 1.0, there_->norm(), gradients_.link.get());
   else
     update(adam_, shards_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
-  lap(phases.optimiser);
+  const Instant end = watch.now();
+  phases.optimiser = end.since(summed);
+  phases.timeline = watch.timeline();
+  for (const Moment& m : phases.timeline) {
+    if (m.what.kind == Instruction::Kind::forward) phases.forward += m.end - m.begin;
+    if (!is_pass(m.what.kind)) phases.stages += m.end - m.begin;
+  }
+  const Instant& passed = watch.followed.back().second;
+  const double meanwhile = Watch::total(watch.sums);
+  phases.backward = passed.since(watch.begin) - phases.forward - phases.stages - meanwhile;
+  phases.reduction = meanwhile + summed.since(passed);
+  phases.loss = Watch::total(watch.losses);
+  phases.forward -= phases.loss;
   for (const auto& [layer, after] : tiles_.halo_costs()) {
     const auto found = before.find(layer);
     const HaloCost was = found == before.end() ? HaloCost{} : found->second;
@@ -160,9 +190,8 @@ StepPhases NetworkTiming::step(Profile* profile) {
 void NetworkTiming::recorded_step() {
   send_rates(adam_, 1e-3, 1e-2);
   recorder_.run(there_->places(), [&] {
-    StepPhases phases;
     there_->clear();
-    gradients(phases, nullptr, {});
+    gradients(nullptr, nullptr);
     update_there(adam_, shards_, 1.0, there_->norm(), gradients_.link.get());
   });
   accelerator::wait();

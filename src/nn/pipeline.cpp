@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <chrono>
 #include <map>
 #include <utility>
 
@@ -179,20 +178,13 @@ struct Pipeline::Running {
   }
 };
 
-StageTimeline Pipeline::run(const Batch& batch) {
-  const auto start = std::chrono::steady_clock::now();
-  const auto now = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
-  StageTimeline timeline;
+void Pipeline::run(const Batch& batch) {
   Running step(*this, batch);
   for (const Instruction& what : list_instructions(line_.size(), line_.rank(), batch.size, links_)) {
-    const double begin = now();
     step.follow(what);
-    timeline.push_back({what, begin, now()});
+    if (batch.followed) batch.followed(what);
   }
   step.mail.finish();
-  return timeline;
 }
 
 } // namespace pluvia

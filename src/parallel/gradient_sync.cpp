@@ -101,32 +101,24 @@ template <class T> void GradientSync::unpack(PendingSums<T>& sums) {
   }
 }
 
-void GradientSync::enter() {
-  const auto now = Clock::now();
-  if (travelling_) cost_.hidden_seconds += std::chrono::duration<double>(now - last_).count();
-  last_ = now;
-}
-
-void GradientSync::leave() {
-  const auto now = Clock::now();
-  cost_.exposed_seconds += std::chrono::duration<double>(now - last_).count();
-  last_ = now;
+void GradientSync::come_back() {
+  if (travelling_) hidden_seconds_ += std::chrono::duration<double>(Clock::now() - left_).count();
 }
 
 void GradientSync::complete(std::span<Parameter* const> whole) {
   if (alone_) return;
-  enter();
+  come_back();
   for (const Parameter* p : whole)
     if (const auto found = std::ranges::find(parameters_, p); found != parameters_.end())
       whole_[static_cast<std::size_t>(found - parameters_.begin())] = true;
   while (ready_ < whole_.size() && whole_[ready_]) ++ready_;
   while (started_ < buckets_.size() && buckets_[started_].to <= ready_) start_next();
   if (!link_) travelling_ = !(exact_ ? limbs_.advance() : floats_.advance());
-  leave();
+  left_ = Clock::now();
 }
 
 void GradientSync::finish() {
-  enter();
+  come_back();
   while (started_ < buckets_.size()) start_next();
   if (link_ && !alone_) // then gradients are the accelerator's, and not exact
     link_->finish();
@@ -138,7 +130,6 @@ void GradientSync::finish() {
       Parameter& p = *parameters_[static_cast<std::size_t>(i)];
       p.sums.round_to(p.grad.storage());
     });
-  leave();
 }
 
 GradientLink link_gradients(const Communicator& comm, int stages) {

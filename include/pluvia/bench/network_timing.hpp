@@ -16,7 +16,8 @@
 namespace pluvia {
 
 /// Seconds of one training step, phase by phase; halo times lie within forward and backward. The reduction is
-/// what summing gradients adds to the step.
+/// what summing gradients adds to the step. By the clock of the device that takes it, but for halos and what
+/// is hidden of the sums, of which the host sees what goes through it.
 struct StepPhases {
   double forward = 0, loss = 0, backward = 0, stages = 0, reduction = 0, optimiser = 0; ///< stages: waiting
   double hidden = 0; ///< part of backward: sums of gradients are on their way
@@ -57,9 +58,9 @@ public:
   const StUnetPorts& ports() const { return ports_; }
 
 private:
-  /// Forward and backward through all samples, and the sums of gradients, before which a timed step stops its
-  /// clock.
-  void gradients(StepPhases& phases, Profile* profile, const std::function<void()>& before_sums);
+  struct Watch;
+  /// Forward and backward through all samples, and the sums of gradients; how long these were hidden.
+  double gradients(Watch* watch, Profile* profile);
   const Communicator& comm_;
   ProcessGrid grid_;
   Precision precision_;

@@ -37,10 +37,11 @@ public:
     std::function<void(int sample, const Var& logits, const Tape& tape)> score = {};
     /// Is told of each parameter when nothing more will be added to its gradient on this rank.
     GradientListener whole = {};
+    /// Is told of each instruction when it has been followed.
+    std::function<void(const Instruction& what)> followed = {};
   };
-  /// Forward and backward, by list_instructions(). Says when what was done, in seconds from the beginning.
-  /// Collective over tiles.comm() and the line.
-  StageTimeline run(const Batch& batch);
+  /// Forward and backward, by list_instructions(). Collective over tiles.comm() and the line.
+  void run(const Batch& batch);
 
 private:
   struct Running;

@@ -14,12 +14,6 @@
 
 namespace pluvia {
 
-/// What summing gradients costs a rank, in seconds.
-struct GradientCost {
-  double exposed_seconds = 0; ///< copies, calls and waiting: nothing else is done
-  double hidden_seconds = 0;  ///< sums are on their way while gradients are pulled back
-};
-
 /// Sums every parameter's gradient over the ranks: the transpose of replicating the parameters. Gradients
 /// travel in buckets, of which each leaves as soon as its parameters and those of the buckets before are
 /// whole. Buckets hold the parameters from the last to the first, in which order a network finishes them that
@@ -46,7 +40,8 @@ public:
   /// parameters' gradients. Collective.
   void finish();
 
-  const GradientCost& cost() const { return cost_; }
+  /// How long sums were on their way while gradients were pulled back, as the host sees it.
+  double hidden_seconds() const { return hidden_seconds_; }
 
 private:
   struct Bucket {
@@ -56,8 +51,7 @@ private:
   void start_next();
   template <class T> void unpack(PendingSums<T>& sums);
   using Clock = std::chrono::steady_clock;
-  void enter();
-  void leave();
+  void come_back();
 
   bool exact_, alone_;
   DeviceLink* link_;
@@ -68,8 +62,8 @@ private:
   bool finished_ = false, travelling_ = false;
   PendingSums<float> floats_;
   PendingSums<std::int64_t> limbs_;
-  Clock::time_point last_ = Clock::now();
-  GradientCost cost_;
+  Clock::time_point left_; ///< when complete() returned
+  double hidden_seconds_ = 0;
 };
 
 /// A link that gradients of ranks in one stage can be summed over; none where they travel through the hosts'
