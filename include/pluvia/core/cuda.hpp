@@ -4,7 +4,7 @@
 
 namespace pluvia::cuda {
 
-/// The stream that all of this process's work goes through, in order.
+/// The stream that this process's work goes through, in order, but for messages and copies beside it.
 cudaStream_t stream();
 /// Throws Error with CUDA's own words for what went wrong.
 void check(cudaError_t status, const char* what);
