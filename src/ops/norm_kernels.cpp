@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "kernels.hpp"
 #include "pluvia/core/for_cells.hpp"
 #include "pluvia/core/math.hpp"
@@ -124,6 +126,8 @@ void add_channel_sums(const ConstView& x, float* to) {
     }
     sums[i] = sum;
   });
+  // Few threads add up the chunks, so these must be few.
+  if (chunks > chunk_cells) return add_channel_sums(std::as_const(partial).view(), to);
   launch(channels, [=] PLUVIA_ANYWHERE(Index c) {
     float sum = 0;
     for (Index chunk = 0; chunk < chunks; ++chunk) sum += sums[chunk * channels + c];
