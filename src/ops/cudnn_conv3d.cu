@@ -5,6 +5,7 @@
 #include <cudnn.h>
 
 #include <array>
+#include <limits>
 #include <map>
 #include <string>
 
@@ -118,6 +119,10 @@ struct Plan {
 };
 
 cudnnTensorDescriptor_t describe(const Shape& s) {
+  if (s.size() > std::numeric_limits<int>::max())
+    fail(ExitCode::failed, "A convolution is too large for cuDNN",
+         std::to_string(s.size()) + " values in a tensor; it takes fewer than 2^31",
+         "Use more ranks, each with a GPU, or train.precision=f32.");
   cudnnTensorDescriptor_t made = nullptr;
   const std::array<int, 5> extents{static_cast<int>(s.b), static_cast<int>(s.c), static_cast<int>(s.t),
                                    static_cast<int>(s.y), static_cast<int>(s.x)};
@@ -221,6 +226,9 @@ void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n, cons
       const cublasLtEpilogue_t with_bias = CUBLASLT_EPILOGUE_BIAS;
       check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias,
                                            sizeof with_bias),
+            failed);
+      // An algorithm is chosen for the alignment of this one.
+      check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias),
             failed);
     }
     check(cublasLtMatrixLayoutCreate(&make.a, CUDA_R_16BF, a.rows, a.columns, a.rows), failed);
