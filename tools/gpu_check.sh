@@ -8,7 +8,7 @@
 # Leaves log.txt and *.json in OUT (gpu_check). Ends with status 1 when a test failed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tests=(accelerator_test device_step_test gradient_sync_test operators_test parameter_shards_test st_unet_test)
+tests=(accelerator_test conv3d_test device_step_test gradient_sync_test operators_test parameter_shards_test st_unet_test)
 
 build() {
   cmake --preset cuda -DPLUVIA_PETSC=OFF "$@"
@@ -110,7 +110,7 @@ export OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
 case ${1:-} in
 --pack)
   cd "$here/.."
-  build
+  build -DPLUVIA_ARCH=x86-64-v3 # the other machine's processor may lack what this one has
   pack "${2:?FILE.tar.zst}"
   ;;
 --here)
