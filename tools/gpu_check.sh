@@ -35,7 +35,7 @@ pack() {
   mkdir -p "$folder/mpi/bin"
   for file in orterun orted; do cp -L "$(command -v $file)" "$folder/mpi/bin/"; done
   find "$folder" -name '*.so' -o -path '*/bin/*' -type f | xargs ldd 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | sort -u |
-    grep -v -E '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*|libcuda|libcudart|libcublas|libcublasLt|libcudnn[^/]*|libnccl)\.so' |
+    grep -v -E '/(libc|libm|libdl|libpthread|librt|libresolv|libutil|libmvec|ld-linux[^/]*|libcuda|libcudart|libcublas|libcublasLt|libcudnn[^/]*|libnccl)\.so' |
     xargs -I{} cp -L {} "$folder/lib/"
   strip "$folder"/bin/* 2>/dev/null || true
   tar -C "$folder" -cf - . | zstd -q -19 -T0 -f -o "$1"
