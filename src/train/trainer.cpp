@@ -28,8 +28,10 @@ namespace pluvia {
 
 namespace {
 
+/// A training from where it starts, or goes on, to its end.
 class Training {
 public:
+  /// The folder is its own, and what it goes on from is known, before it reads the archive for its samples.
   Training(const Communicator& world, const Settings& settings, const Log& log)
       : world_(world), settings_(settings), log_(log), archive_(open_training_archive(world, settings)),
         trainee_(world, settings, archive_.index.grid), steps_(world, settings, log, trainee_),

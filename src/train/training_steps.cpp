@@ -1,7 +1,6 @@
 #include "pluvia/train/training_steps.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <span>
 #include <utility>

@@ -13,16 +13,16 @@
 
 namespace pluvia {
 
-/// Blocks that a partition keeps whole, for exact training: cells along a side, frames or leads. 0: any cut.
-struct WholeBlocks {
-  Index cells = 0, frames = 0;
-};
 /// How ranks share the steps of a training: parallel.replicas, stages and tensor, where each replica has so
 /// many samples in a step, by the setting `key`. Collective. Throws a usage Error when network, samples or
 /// ranks do not divide like that.
 ProcessGrid share_out(const Communicator& comm, const Settings& settings, std::int64_t samples,
                       const std::string& key);
 
+/// Blocks that a partition keeps whole, for exact training: cells along a side, frames or leads. 0: any cut.
+struct WholeBlocks {
+  Index cells = 0, frames = 0;
+};
 /// How the grid of an archive, its frames and leads are cut for a model over ranks: parallel.time, rows and
 /// cols, or the squarest tiles. Throws a usage Error when the ranks do not fit.
 Partition layout(const Settings& settings, const Grid& grid, int ranks, const WholeBlocks& blocks = {});
