@@ -13,6 +13,7 @@
 #include "pluvia/comm/stop_signals.hpp"
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
+#include "pluvia/core/stopwatch.hpp"
 #include "pluvia/io/durable.hpp"
 #include "pluvia/model/forecast_model.hpp"
 #include "pluvia/train/precision.hpp"
@@ -92,12 +93,16 @@ bool Training::resume() {
       log_.info("no checkpoint in " + settings_.train.output + " yet: starting anew");
     return false;
   }
-  const Checkpoint c =
-      read_checkpoint(world_, *path, trainee_.tiles.tile(0), nullptr, own_runs(trainee_.shards));
+  double seconds = 0;
+  const Checkpoint c = [&] {
+    const Stopwatch reading(seconds);
+    return read_checkpoint(world_, *path, trainee_.tiles.tile(0), nullptr, own_runs(trainee_.shards));
+  }();
   require_same_model(parse_settings(c.configuration, *path, {}), *path, settings_, "train anew");
   restore(load_state(c, trainee_.shards, *path));
-  log_.info(fmt::format("going on from {} at step {}{}", *path, c.step,
-                        rate_factor_ < 1 ? fmt::format(" with {} of the learning rate", rate_factor_) : ""));
+  log_.info(fmt::format("going on from {} at step {}{}; read in {:.2f} s", *path, c.step,
+                        rate_factor_ < 1 ? fmt::format(" with {} of the learning rate", rate_factor_) : "",
+                        seconds));
   return true;
 }
 
@@ -166,8 +171,13 @@ Checkpoint Training::surroundings() const {
 void Training::save(const std::string& path, const Checkpoint& checkpoint) const {
   require_own(world_, folder_);
   const Decomposition& tiles = trainee_.tiles;
-  write_checkpoint(world_, path, checkpoint, tiles.domain(0),
-                   trainee_.writes_fields() ? tiles.tile(0) : Rect{});
+  double seconds = 0;
+  {
+    const Stopwatch writing(seconds);
+    write_checkpoint(world_, path, checkpoint, tiles.domain(0),
+                     trainee_.writes_fields() ? tiles.tile(0) : Rect{});
+  }
+  log_.info(fmt::format("saved {} in {:.2f} s", path, seconds));
 }
 
 void Training::save_state() {
