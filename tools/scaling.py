@@ -6,17 +6,22 @@
 Times the network's operators on this machine with `pluvia bench`, in processor time, on one rank and grids of several
 sizes. Then runs steps of the program's own stages, halos, gathers and sums on simulated ranks
 (tools/scaling/predict.cpp): on 1 to 4 that share this machine, beside real ones, and on a cluster of CPU nodes and one
-of GPU nodes, for every axis along which ranks share the work, and for products of them. Prints tables and writes
+of GPU nodes, for every axis along which ranks share the work, and for products of them, on one domain, and for tiles on
+one that grows with the ranks. Prints tables and writes
 scaling.json and, where matplotlib is installed, scaling.png. What FOLDER (build/scaling/run) holds already is not done
 again. Needs build/release/pluvia and SimGrid (libsimgrid-dev)."""
 import argparse
 import itertools
 import json
+import math
 import os
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +30,8 @@ CLOCK = BUILD / "processor_clock.so"
 TIMED = [8, 16, 32, 64, 128]  # cells along the side of the grids whose operators are timed; beyond, cells cost the same
 REPEATS = 3  # of each: the least times count, for other work on the machine only adds
 SIDE, BATCH, RANKS = 512, 2, [16, 64, 256, 1024]  # of the domain, cells; samples of a step
-REAL_SIDE, REAL_RANKS = 64, [1, 2, 4]
+WEAK_SIDE = 64  # of each rank's tile where the domain grows with the ranks
+REAL_SIDE, REAL_RANKS = 64, [1, 2, 4, 8]
 ENOUGH = 0.8  # efficiency below which ranks count as too many
 AXES = [{}, {"replicas": 2}, {"stages": 2}, {"time": 2}, {"time": 4}, {"tensor": 2}, {"tensor": 4}]
 PRODUCTS_FROM, PRODUCTS_MOST = 256, 3  # ranks on which all products are tried; more of them get the best so many
@@ -71,7 +77,11 @@ class Simulator:
 
     def step(self, platform, ranks_per_node, ranks, ny, nx, settings=()):
         """A step on so many ranks, as predict prints it."""
-        xml, hosts = self.folder / "platform.xml", self.folder / "hosts"
+        with tempfile.TemporaryDirectory() as scratch:
+            return self.step_in(Path(scratch), platform, ranks_per_node, ranks, ny, nx, settings)
+
+    def step_in(self, scratch, platform, ranks_per_node, ranks, ny, nx, settings):
+        xml, hosts = scratch / "platform.xml", scratch / "hosts"
         xml.write_text('<?xml version="1.0"?>\n<!DOCTYPE platform SYSTEM "https://simgrid.org/simgrid.dtd">\n'
                        f'<platform version="4.1">{platform}</platform>\n')
         hosts.write_text("".join(f"node{rank // ranks_per_node}\n" for rank in range(ranks)))
@@ -158,7 +168,7 @@ def validate(simulator, folder, config, replaced):
           f"{'':24} {'ranks':>5} {'real s':>8} {'predicted s':>11} {'error':>6}")
     for ranks, axis in itertools.product(REAL_RANKS, AXES):
         members, settings = product(axis)
-        if members > ranks or (members > 2 and ranks < max(REAL_RANKS)):
+        if members > ranks:
             continue
         name = "_".join(f"{key}{n}" for key, n in axis.items()) or "tiles"
         real = bench(config, ranks, folder / f"bench_real_{ranks}_{name}.json", [*replaced, *side, *settings],
@@ -192,27 +202,41 @@ class Study:
     def __init__(self, simulator, folder):
         self.simulator, self.store = simulator, folder / "steps.json"
         self.done = json.loads(self.store.read_text()) if self.store.exists() else {}
+        self.lock = threading.Lock()
 
     def step(self, name, axis, ranks):
-        key, cluster = f"{name} {ranks} {name_of(axis)}", CLUSTERS[name]
+        return self.simulated(f"{name} {ranks} {name_of(axis)}", name, axis, ranks, SIDE, SIDE)
+
+    def weak_step(self, name, ranks):
+        """Of tiles, of the same size whatever the ranks."""
+        rows = max(n for n in range(1, math.isqrt(ranks) + 1) if ranks % n == 0)
+        return self.simulated(f"{name} {ranks} weak", name, {}, ranks, WEAK_SIDE * rows, WEAK_SIDE * (ranks // rows))
+
+    def simulated(self, key, name, axis, ranks, ny, nx):
+        cluster = CLUSTERS[name]
         if key not in self.done:
             print(f"  {key}", flush=True)
-            self.done[key] = self.simulator.step(cluster_platform(cluster), cluster["ranks"], ranks, SIDE, SIDE,
-                                                 product(axis)[1])
-            self.store.write_text(json.dumps(self.done, indent=1))
+            took = self.simulator.step(cluster_platform(cluster), cluster["ranks"], ranks, ny, nx, product(axis)[1])
+            with self.lock:
+                self.done[key] = took
+                self.store.write_text(json.dumps(self.done, indent=1))
         return self.done[key]
 
     def run(self, ranks):
-        """All axes on each number of ranks, and then the products that are worth it."""
+        """All axes on each number of ranks, and then the products that are worth it; a simulation on each core."""
         chosen = {name: list(products()) for name in CLUSTERS}
-        for n in sorted({1, *ranks}):
-            for name in CLUSTERS:
-                for axis in AXES if n > 1 else [{}]:
-                    self.step(name, axis, n)
-                if n < PRODUCTS_FROM:
-                    continue
-                chosen[name].sort(key=lambda axis: self.step(name, axis, n)["step_s"])
-                chosen[name] = chosen[name][:PRODUCTS_MOST]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for n in sorted({1, *ranks}):
+                wanted = [(name, axis) for name in CLUSTERS for axis in (AXES if n > 1 else [{}])]
+                weak = [pool.submit(self.weak_step, name, n) for name in CLUSTERS]
+                if n >= PRODUCTS_FROM:
+                    wanted += [(name, axis) for name in CLUSTERS for axis in chosen[name]]
+                list(pool.map(lambda which: self.step(*which, n), wanted))
+                [step.result() for step in weak]
+                if n >= PRODUCTS_FROM:
+                    for name in CLUSTERS:
+                        chosen[name].sort(key=lambda axis: self.step(name, axis, n)["step_s"])
+                        chosen[name] = chosen[name][:PRODUCTS_MOST]
 
 
 def report(name, study, ranks):
@@ -246,6 +270,11 @@ def report(name, study, ranks):
             limit = f"  {row['limit']['tile'][0]} x {row['limit']['tile'][1]}, {row['limit']['by']}"
         print(f"{row['name']:32}" + "".join(cell(row["step_s"], n, lambda s: f"{1e3 * s:.2f}") for n in ranks) + "\n"
               + f"{'':32}" + "".join(cell(row["efficiency"], n, lambda e: f"{100 * e:.0f}%") for n in ranks) + limit)
+    weak = {n: study.weak_step(name, n)["step_s"] for n in [1, *ranks]}
+    out["weak"] = {"ranks": list(weak), "step_s": list(weak.values()), "efficiency": [weak[1] / s for s in weak.values()]}
+    print(f"{f'tiles of {WEAK_SIDE} x {WEAK_SIDE}, 1 rank {1e3 * weak[1]:.2f}':32}"
+          + "".join(f"{1e3 * weak[n]:>10.2f}" for n in ranks) + f"\n{'':32}"
+          + "".join(f"{f'{100 * weak[1] / weak[n]:.0f}%':>10}" for n in ranks))
     for n in ranks:
         rows = [row for row in out["axes"] if n in row["ranks"]]
         best = min(rows, key=lambda row: row["step_s"][row["ranks"].index(n)])
@@ -270,6 +299,9 @@ def draw(clusters, file):
             axis.semilogx(row["ranks"], [100 * e for e in row["efficiency"]], "o-" if single else "x", base=2,
                           ms=3 if single else 4, color=colours[i] if single else "grey",
                           label=row["name"] if single else "products" if i == len(AXES) else None)
+        weak = tables["weak"]
+        axis.semilogx(weak["ranks"][1:], [100 * e for e in weak["efficiency"][1:]], "s--", base=2, ms=3, color="black",
+                      label=f"tiles of {WEAK_SIDE} x {WEAK_SIDE}")
         axis.axhline(100 * ENOUGH, color="grey", lw=0.5)
         axis.set(title=f"{name} nodes", xlabel="ranks", xticks=ticks, xticklabels=ticks, ylim=(0, 105))
     axes[0].set_ylabel("efficiency [%], predicted")
@@ -297,12 +329,12 @@ def main():
             timed = bench(config, 1, measured[-1],
                           [*args.replaced, f"bench.ny={side}", f"bench.nx={side}", "bench.rounds=1"])
     simulator = Simulator(folder, config, measured, args.replaced)
+    validation = validate(simulator, folder, config, args.replaced)
     print("simulating", flush=True)
     study = Study(simulator, folder)
     study.run(args.ranks)
     print(f"\n{timed['program']}, {timed['machine']['processor']}, {timed['date']}")
-    out = {"machine": timed["machine"], "date": timed["date"], "assumptions": CLUSTERS,
-           "validation": validate(simulator, folder, config, args.replaced),
+    out = {"machine": timed["machine"], "date": timed["date"], "assumptions": CLUSTERS, "validation": validation,
            "clusters": {name: report(name, study, args.ranks) for name in CLUSTERS}}
     print(f"\nlargest error here {100 * max(abs(row['error']) for row in out['validation']):.0f} %, median "
           f"{100 * statistics.median(abs(row['error']) for row in out['validation']):.0f} %")

@@ -75,6 +75,7 @@ NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings,
                          1.0F / static_cast<float>(all_leads * ny * nx));
   if (device == Device::host) return;
   gradients_ = link_gradients(comm, grid_.stages.size());
+  if (gradients_.link) shards_.link_accelerators();
   obstacle_ = recording_obstacle(settings, tiles_, comm, comm.size() == 1 || gradients_.link != nullptr);
   if (!settings.bench.training) return; // forecasts take their input from the host
   there_.emplace();
@@ -141,7 +142,7 @@ StepPhases NetworkTiming::step(Profile* profile) {
   phases.backward -= phases.forward + phases.stages + meanwhile;
   phases.forward -= phases.loss;
   if (there_)
-    update_there(adam_, shards_, 1.0, there_->norm(), gradients_.link.get());
+    update_there(adam_, shards_, 1.0, there_->norm());
   else
     update(adam_, shards_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
   lap(phases.optimiser);
@@ -163,7 +164,7 @@ void NetworkTiming::recorded_step() {
     StepPhases phases;
     there_->clear();
     gradients(phases, nullptr, {});
-    update_there(adam_, shards_, 1.0, there_->norm(), gradients_.link.get());
+    update_there(adam_, shards_, 1.0, there_->norm());
   });
   accelerator::wait();
 }

@@ -10,7 +10,9 @@
 namespace pluvia {
 
 namespace {
-Index coarsen(Index n, int level) { return (n + (Index{1} << level) - 1) >> level; }
+Index coarsen(Index n, int level) {
+  return (n + (Index{1} << level) - 1) >> level;
+}
 
 std::vector<Index> even_cuts(Index cells, int parts) {
   std::vector<Index> cuts(static_cast<std::size_t>(parts) + 1);
@@ -47,8 +49,12 @@ Rect intersect(const Rect& a, const Rect& b) {
 Rect grown(const Rect& r, const Margin& m) {
   return {r.y0 - m.y_lo, r.y1 + m.y_hi, r.x0 - m.x_lo, r.x1 + m.x_hi};
 }
-Rect coarser(const Rect& r) { return {r.y0 >> 1, (r.y1 + 1) >> 1, r.x0 >> 1, (r.x1 + 1) >> 1}; }
-Rect finer(const Rect& r) { return {2 * r.y0, 2 * r.y1, 2 * r.x0, 2 * r.x1}; }
+Rect coarser(const Rect& r) {
+  return {r.y0 >> 1, (r.y1 + 1) >> 1, r.x0 >> 1, (r.x1 + 1) >> 1};
+}
+Rect finer(const Rect& r) {
+  return {2 * r.y0, 2 * r.y1, 2 * r.x0, 2 * r.x1};
+}
 
 Tiling::Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge, Index block)
     : ny_(ny), nx_(nx), levels_(levels), x_edge_(x_edge), block_(block_cells(levels, block)) {
@@ -56,10 +62,12 @@ Tiling::Tiling(Index ny, Index nx, int levels, int rows, int cols, Edge x_edge, 
   if (rows < 1 || cols < 1 || rows > blocks.y || cols > blocks.x)
     fail(ExitCode::usage,
          "A process grid of " + std::to_string(rows) + " x " + std::to_string(cols) + " does not fit",
-         blocks.text, block > 0 ? "Use fewer ranks, or a smaller parallel.block."
-                                : "Use fewer ranks, or fewer levels in model.channels.");
+         blocks.text,
+         block > 0 ? "Use fewer ranks, or a smaller parallel.block."
+                   : "Use fewer ranks, or fewer levels in model.channels.");
   if (x_edge == Edge::periodic && nx % (Index{1} << (levels - 1)) != 0)
-    fail(ExitCode::usage, "The closed longitude axis of " + std::to_string(nx) + " columns cannot be coarsened",
+    fail(ExitCode::usage,
+         "The closed longitude axis of " + std::to_string(nx) + " columns cannot be coarsened",
          "it must be divisible by " + std::to_string(Index{1} << (levels - 1)),
          "Set grid.periodic_x: no, or use fewer levels in model.channels.");
   y_cuts_ = even_cuts(blocks.y, rows);
@@ -71,7 +79,9 @@ Tiling::Tiling(const Tiling& whole, int level, const Rect& window) : Tiling(whol
   window_level_ = level, window_ = window;
 }
 
-Rect Tiling::domain(int level) const { return {0, coarsen(ny_, level), 0, coarsen(nx_, level)}; }
+Rect Tiling::domain(int level) const {
+  return {0, coarsen(ny_, level), 0, coarsen(nx_, level)};
+}
 
 Rect Tiling::existing(int level, const Rect& r) const {
   const Rect all = domain(level);
@@ -85,12 +95,12 @@ Rect Tiling::tile(int rank, int level) const {
   if (window_level_ >= 0) return window_;
   const Index scale = block_ >> level;
   const auto row = static_cast<std::size_t>(rank / cols()), col = static_cast<std::size_t>(rank % cols());
-  const Rect cut{y_cuts_[row] * scale, y_cuts_[row + 1] * scale, x_cuts_[col] * scale, x_cuts_[col + 1] * scale};
+  const Rect cut{y_cuts_[row] * scale, y_cuts_[row + 1] * scale, x_cuts_[col] * scale,
+                 x_cuts_[col + 1] * scale};
   return intersect(cut, domain(level));
 }
 
-GridShape choose_grid_shape(Index ny, Index nx, int levels, int ranks, int rows, int cols,
-                            Index block) {
+GridShape choose_grid_shape(Index ny, Index nx, int levels, int ranks, int rows, int cols, Index block) {
   const Blocks blocks(ny, nx, levels, block);
   GridShape best{0, 0};
   double best_cost = 0;
@@ -98,16 +108,19 @@ GridShape choose_grid_shape(Index ny, Index nx, int levels, int ranks, int rows,
     if (ranks % r != 0 || (rows > 0 && r != rows) || (cols > 0 && ranks / r != cols)) continue;
     const int c = ranks / r;
     if (r > blocks.y || c > blocks.x) continue;
-    // Halo traffic of the largest tile: its circumference.
+    // Halo traffic of the largest tile: its circumference. Of equal ones the widest, whose rows are longest:
+    // units of vectors and matrices take several cells of a row at once.
     const double cost =
         std::ceil(static_cast<double>(blocks.y) / r) + std::ceil(static_cast<double>(blocks.x) / c);
-    if (best.rows == 0 || cost < best_cost) best = {r, c}, best_cost = cost;
+    if (best.rows == 0 || cost <= best_cost) best = {r, c}, best_cost = cost;
   }
   if (best.rows == 0)
     fail(ExitCode::usage, std::to_string(ranks) + " ranks cannot be laid out over the grid",
-         blocks.text +
-             (rows > 0 || cols > 0 ? ", and parallel.rows x parallel.cols must equal the number of ranks" : ""),
-         std::string("Start another number of ranks, ") + (block > 0 ? "use a smaller parallel.block, " : "") +
+         blocks.text + (rows > 0 || cols > 0
+                            ? ", and parallel.rows x parallel.cols must equal the number of ranks"
+                            : ""),
+         std::string("Start another number of ranks, ") +
+             (block > 0 ? "use a smaller parallel.block, " : "") +
              "or change parallel.rows and parallel.cols (0 = automatic).");
   return best;
 }

@@ -60,6 +60,7 @@ void multiply_tiles(const std::uint16_t* x, Index second, const Index* offsets, 
 /// The matrix unit: sums of 32 values at a time, of 16 cells by 16 channels.
 struct Amx {
   static constexpr Index cells_at_once = 1 << 30; // sums of a unit of work stay in its tiles
+  static constexpr Index cells_a_step = step_values;
 
   Amx() { _tile_loadconfig(&shapes); }
   ~Amx() { _tile_release(); }

@@ -91,6 +91,7 @@ template <int Vectors, int... Counts> constexpr auto correlate_table(std::intege
 /// Products of pairs, added in the order of the values to lanes of output channels.
 struct Avx512Bf16 {
   static constexpr Index cells_at_once = 256;
+  static constexpr Index cells_a_step = 2;
 
   void multiply(const CellTile* tiles, int count, const Index* offsets, const PackedBf16& packed,
                 const std::uint16_t* w, int channel_tiles, float* sums) const {

@@ -4,7 +4,8 @@
 //
 //   multiply   sums over the taps and input channels of two tiles of 16 cells by two of output channels;
 //   correlate  adds to the sums over cells of two tiles of input channels by two of output channels;
-//   cells_at_once  how many cells correlate is best given: as many as a cache holds, or all.
+//   cells_at_once  how many cells correlate is best given: as many as a cache holds, or all;
+//   cells_a_step   how many it multiplies at a time: those that the last step of a run lacks are zeros.
 //
 // Either must add what makes one sum in an order that depends on nothing but the extents it is told.
 #include <immintrin.h>
@@ -39,11 +40,39 @@ struct InputTile {
   Index offset;
   int channels;
 };
-/// Neighbouring cells: x turned around [C_in, cells], dy in pairs [pairs of cells, C_out, 2], zeros beyond
-/// them.
+/// A run of cells: x turned around [C_in, cells], dy in pairs [pairs of cells, C_out, 2], zeros beyond them.
 struct RowPair {
   const std::uint16_t *x, *dy;
   Index cells;
+};
+
+/// The runs of cells that a weight gradient sums over: rows, or where these are short, several of a frame in
+/// one run, together with the margins between them, where zeros of dy meet them.
+struct GradientRuns {
+  Rows rows;
+  bool joined;
+  Index at_once; ///< rows in a run
+  Index pitch;   ///< cells from one to the next
+  Index of_frame, count;
+
+  /// `width`: of x with its margins.
+  GradientRuns(const Rows& all, Index width, Index cells_a_step)
+      : rows(all), joined(false), at_once(1), pitch(all.length), of_frame(all.flat ? 1 : all.shape.y),
+        count(all.count) {
+    constexpr Index enough_cells = 512;
+    const Index most = std::clamp<Index>(enough_cells / width, 1, all.shape.y);
+    joined = !all.flat && round_up(most * width, cells_a_step) < most * round_up(all.length, cells_a_step);
+    if (!joined) return;
+    at_once = most, pitch = width, of_frame = (all.shape.y + most - 1) / most;
+    count = all.shape.b * all.shape.t * of_frame;
+  }
+  Index first_row(Index run) const { return run % of_frame * at_once; }
+  Index cells_of(Index run) const {
+    return joined ? std::min(at_once, rows.shape.y - first_row(run)) * pitch : rows.cells_of(run);
+  }
+  template <class T> auto* start(T& tensor, Index run) const {
+    return rows.start(tensor, joined ? run / of_frame * rows.shape.y + first_row(run) : run);
+  }
 };
 
 using Half = std::unique_ptr<std::uint16_t[]>;
@@ -133,10 +162,9 @@ inline __m512i pair_cells(__m512 first, __m512 second) {
                                   std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first)));
 }
 
-/// Channels c to c + 15 of cell i of a row of `cells`, [cells, channels]; zeros where there are none.
-inline __m512 load_channels(const float* row, Index cells, Index channels, Index i, Index c) {
-  return i < cells ? _mm512_maskz_loadu_ps(first_lanes(channels - c), row + i * channels + c)
-                   : _mm512_setzero_ps();
+/// Channels c to c + 15 of a cell; zeros where there are none.
+inline __m512 load_channels(const float* cell, Index channels, Index c) {
+  return cell ? _mm512_maskz_loadu_ps(first_lanes(channels - c), cell + c) : _mm512_setzero_ps();
 }
 
 /// Rows of x turned around for the weight gradient: [rows, C_in padded to tiles, cells padded to steps].
@@ -154,15 +182,15 @@ TurnedRows turn_rows(Index count, Index most, Index c_in, Start&& start, Cells&&
   parallel_for(count, [&](Index i) {
     const float* from = start(i);
     const Index cells = cells_of(i);
+    const auto cell = [&](Index n) { return n < cells ? from + n * c_in : nullptr; };
     std::uint16_t* to = out.data.get() + i * out.channels * out.cells;
     for (Index c = 0; c < out.channels; c += tile_size)
       for (Index x = 0; x < out.cells; x += step_values) {
         simd::Float16 block[16]; // of pairs; unrolled, it stays in registers
 #pragma GCC unroll 16
         for (Index j = 0; j < 16; ++j)
-          block[j] =
-              std::bit_cast<simd::Float16>(pair_cells(load_channels(from, cells, c_in, x + 2 * j, c),
-                                                      load_channels(from, cells, c_in, x + 2 * j + 1, c)));
+          block[j] = std::bit_cast<simd::Float16>(pair_cells(load_channels(cell(x + 2 * j), c_in, c),
+                                                             load_channels(cell(x + 2 * j + 1), c_in, c)));
         simd::turn(block);
 #pragma GCC unroll 16
         for (Index j = 0; j < tile_size; ++j) _mm512_storeu_ps(to + (c + j) * out.cells + x, block[j]);
@@ -171,35 +199,54 @@ TurnedRows turn_rows(Index count, Index most, Index c_in, Start&& start, Cells&&
   return out;
 }
 
-/// Rows of dy with the values of two neighbouring cells side by side: [rows, pairs of cells padded to steps,
-/// C_out padded, 2]; zeros beyond the row. And the sums of their cells, as they were: [rows, C_out padded].
-struct PairedRows {
+/// Runs of dy with the values of two neighbouring cells side by side: [runs, pairs of cells padded to steps,
+/// C_out padded, 2]; zeros between rows and beyond the run. And the sums of their cells, as they were:
+/// [runs, C_out padded].
+struct PairedRuns {
   Half data;
   std::vector<float> sums;
-  Index channels, steps;
-  const std::uint16_t* row(Index i) const { return data.get() + i * steps * step_values * channels; }
+  Index channels, cells; ///< padded
+  const std::uint16_t* run(Index i) const { return data.get() + i * cells * channels; }
 };
 
-inline PairedRows pair_rows(const Tensor& dy, const Rows& rows) {
+inline PairedRuns pair_runs(const Tensor& dy, const GradientRuns& runs) {
   const Index c_out = dy.shape().c;
-  PairedRows out{{}, {}, round_up(c_out, tile_size), (rows.length + step_values - 1) / step_values};
-  out.data = allocate(rows.count * out.steps * step_values * out.channels);
-  out.sums.resize(static_cast<std::size_t>(rows.count * out.channels));
-  parallel_for(rows.count, [&](Index row) {
-    const float* from = rows.start(dy, row);
-    const Index cells = rows.cells_of(row);
+  PairedRuns out{{}, {}, round_up(c_out, tile_size), round_up(runs.at_once * runs.pitch, step_values)};
+  out.data = allocate(runs.count * out.cells * out.channels);
+  out.sums.resize(static_cast<std::size_t>(runs.count * out.channels));
+  const auto pair_run = [&](Index run, auto&& cell) {
     for (Index c = 0; c < out.channels; c += tile_size) {
-      std::uint16_t* to = out.data.get() + row * out.steps * step_values * out.channels + 2 * c;
+      std::uint16_t* to = out.data.get() + run * out.cells * out.channels + 2 * c;
       __m512 even = _mm512_setzero_ps(), odd = even;
-      for (Index i = 0; i < out.steps * step_values; i += 2, to += 2 * out.channels) {
-        const __m512 first = load_channels(from, cells, c_out, i, c),
-                     second = load_channels(from, cells, c_out, i + 1, c);
+      for (Index i = 0; i < out.cells; i += 2, to += 2 * out.channels) {
+        const __m512 first = load_channels(cell(i), c_out, c), second = load_channels(cell(i + 1), c_out, c);
         even = _mm512_add_ps(even, first);
         odd = _mm512_add_ps(odd, second);
         _mm512_storeu_si512(to, pair_cells(first, second));
       }
-      _mm512_storeu_ps(out.sums.data() + row * out.channels + c, _mm512_add_ps(even, odd));
+      _mm512_storeu_ps(out.sums.data() + run * out.channels + c, _mm512_add_ps(even, odd));
     }
+  };
+  if (!runs.joined) {
+    parallel_for(runs.count, [&](Index run) {
+      const float* from = runs.start(dy, run);
+      const Index cells = runs.cells_of(run);
+      pair_run(run, [&](Index i) { return i < cells ? from + i * c_out : nullptr; });
+    });
+    return out;
+  }
+  const Index row_stride = dy.cell(0, 0, 1, 0) - dy.cell(0, 0, 0, 0);
+  std::vector<Index> places; // of a run's cells; -1 between rows
+  for (Index i = 0; i < out.cells; ++i)
+    places.push_back(i % runs.pitch < runs.rows.length ? i / runs.pitch * row_stride + i % runs.pitch * c_out
+                                                       : -1);
+  parallel_for(runs.count, [&](Index run) {
+    const float* from = runs.start(dy, run);
+    const Index cells = runs.cells_of(run);
+    pair_run(run, [&](Index i) {
+      const Index place = places[static_cast<std::size_t>(i)];
+      return i < cells && place >= 0 ? from + place : nullptr;
+    });
   });
   return out;
 }
@@ -312,32 +359,35 @@ void weight_gradient_with(const Tensor& x, const Tensor& dy, const Stencil& sten
   const Index c_in = x.shape().c, c_out = dy.shape().c;
   const int taps = stencil.taps();
   constexpr Index flat_length = 256;
-  const Rows rows(dy.shape(), taps == 1 && x.dense() && dy.dense(), flat_length);
   const Shape& s = x.shape();
   const Margin& m = x.margin();
   const Index frames = s.t + m.t_lo + m.t_hi, heights = s.y + m.y_lo + m.y_hi;
   const Index width = s.x + m.x_lo + m.x_hi;
+  const Rows rows(dy.shape(), taps == 1 && x.dense() && dy.dense(), flat_length);
+  const GradientRuns runs(rows, width, Kernels::cells_a_step);
+  // Of x whole frames are turned around where their rows follow each other in runs, else rows. A last step
+  // reads beyond them.
+  const Index line = runs.joined ? heights * width : width,
+              most = (runs.joined ? line + step_values : round_up(s.x, step_values)) + width - s.x;
   const TurnedRows turned =
-      rows.flat ? turn_rows(
-                      rows.count, rows.length, c_in, [&](Index i) { return rows.start(x, i); },
-                      [&](Index i) { return rows.cells_of(i); })
-                : turn_rows(
-                      s.b * frames * heights, round_up(s.x, step_values) + width - s.x, c_in,
-                      [&](Index i) {
-                        return x.cell(i / heights / frames, i / heights % frames - m.t_lo,
-                                      i % heights - m.y_lo, -m.x_lo);
-                      },
-                      [&](Index) { return width; });
-  const PairedRows paired = pair_rows(dy, rows);
-  const auto row_pair = [&](Index row) { // x at the first tap
-    const std::uint16_t* from = turned.row(row);
+      rows.flat
+          ? turn_rows(
+                rows.count, rows.length, c_in, [&](Index i) { return rows.start(x, i); },
+                [&](Index i) { return rows.cells_of(i); })
+          : turn_rows(
+                s.b * frames * heights * width / line, most, c_in,
+                [&](Index i) { return x.storage().data() + i * line * c_in; }, [&](Index) { return line; });
+  const Index turned_line = turned.channels * turned.cells, row_stride = runs.joined ? width : turned_line,
+              frame_stride = runs.joined ? turned_line : heights * turned_line;
+  const PairedRuns paired = pair_runs(dy, runs);
+  const auto row_pair = [&](Index run) { // x at the first tap
+    const std::uint16_t* from = turned.row(run);
     if (!rows.flat) {
-      const Index y = row % s.y, t = row / s.y % s.t, b = row / s.y / s.t;
-      from =
-          turned.row((b * frames + t + stencil.t_first + m.t_lo) * heights + y + stencil.y_first + m.y_lo) +
-          stencil.x_first + m.x_lo;
+      const Index frame = run / runs.of_frame, t = frame % s.t, b = frame / s.t;
+      from = turned.row(0) + (b * frames + t + stencil.t_first + m.t_lo) * frame_stride +
+             (runs.first_row(run) + stencil.y_first + m.y_lo) * row_stride + stencil.x_first + m.x_lo;
     }
-    return RowPair{from, paired.row(row), rows.cells_of(row)};
+    return RowPair{from, paired.run(run), runs.cells_of(run)};
   };
 
   // A tile of sums is 16 input channels at one tap by 16 output channels; a unit of work is two by two of
@@ -346,33 +396,33 @@ void weight_gradient_with(const Tensor& x, const Tensor& dy, const Stencil& sten
   const Index column_pairs = (paired.channels / tile_size + 1) / 2, units = row_pairs * column_pairs;
   const Index weights = sum_rows * tile_size * paired.channels;
   const auto [chunks, groups] =
-      cut_gradient(dy.shape().cells(), turned.channels + paired.channels, weights, rows.count, units);
+      cut_gradient(dy.shape().cells(), turned.channels + paired.channels, weights, runs.count, units);
   Tensor sums({1, 1, 1, chunks, weights});
   const auto input_tile = [&](Index sum_row) {
     const Index tap = sum_row / parts, part = sum_row % parts;
     const Index kx = tap % stencil.x, ky = tap / stencil.x % stencil.y, kt = tap / stencil.x / stencil.y;
-    return InputTile{((kt * heights + ky) * turned.channels + part * tile_size) * turned.cells + kx,
+    return InputTile{kt * frame_stride + ky * row_stride + part * tile_size * turned.cells + kx,
                      static_cast<int>(std::min<Index>(tile_size, c_in - part * tile_size))};
   };
-  const Index rows_at_once = std::max<Index>(1, Kernels::cells_at_once / rows.length);
+  const Index runs_at_once = std::max<Index>(1, Kernels::cells_at_once / (runs.at_once * runs.pitch));
 
   parallel_for(chunks * groups, [&](Index task) {
     const Index chunk = task / groups, group = task % groups;
-    const Index first_row = rows.count * chunk / chunks, last_row = rows.count * (chunk + 1) / chunks;
+    const Index first_run = runs.count * chunk / chunks, last_run = runs.count * (chunk + 1) / chunks;
     const Index first_unit = units * group / groups, last_unit = units * (group + 1) / groups;
     float* const sum = sums.cell(0, 0, 0, chunk);
     const Kernels kernels;
     std::vector<RowPair> pairs;
-    for (Index row = first_row; row < last_row; row += rows_at_once) {
+    for (Index run = first_run; run < last_run; run += runs_at_once) {
       pairs.clear();
-      for (Index i = row; i < std::min(last_row, row + rows_at_once); ++i) pairs.push_back(row_pair(i));
+      for (Index i = run; i < std::min(last_run, run + runs_at_once); ++i) pairs.push_back(row_pair(i));
       for (Index unit = first_unit; unit < last_unit; ++unit) {
         const Index r = unit / column_pairs * 2, c = unit % column_pairs * 2;
         const int input_tiles = r + 1 < sum_rows ? 2 : 1,
                   channel_tiles = (c + 1) * tile_size < paired.channels ? 2 : 1;
         const InputTile inputs[2] = {input_tile(r), input_tile(std::min(r + 1, sum_rows - 1))};
         float* to = sum + r * tile_size * paired.channels + c * tile_size;
-        if (row == first_row)
+        if (run == first_run)
           for (Index i = 0; i < input_tiles * tile_size; ++i)
             std::fill_n(to + i * paired.channels, channel_tiles * tile_size, 0.0F);
         kernels.correlate(pairs.data(), static_cast<Index>(pairs.size()), inputs, input_tiles, turned.cells,
@@ -390,9 +440,9 @@ void weight_gradient_with(const Tensor& x, const Tensor& dy, const Stencil& sten
     }
   });
   if (!db) return;
-  const float* row_sums = paired.sums.data();
-  for (Index row = 0; row < rows.count; ++row, row_sums += paired.channels)
-    for (Index c = 0; c < c_out; ++c) db[c] += row_sums[c];
+  const float* run_sums = paired.sums.data();
+  for (Index run = 0; run < runs.count; ++run, run_sums += paired.channels)
+    for (Index c = 0; c < c_out; ++c) db[c] += run_sums[c];
 }
 
 } // namespace pluvia::bf16

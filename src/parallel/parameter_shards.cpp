@@ -16,15 +16,21 @@ std::span<float> part(std::span<float> values, Index from, Index size) {
 
 } // namespace
 
-ParameterShards::ParameterShards(const Communicator& comm, std::vector<Parameter*> parameters)
-    : comm_(comm), parameters_(std::move(parameters)), begins_{0} {
+ParameterShards::ParameterShards(const Communicator& comm, std::vector<Parameter*> parameters, int most)
+    : first_(group_of(comm.rank(), comm.size(), most) == 0),
+      group_(comm.split(group_of(comm.rank(), comm.size(), most), comm.rank())),
+      parameters_(std::move(parameters)), begins_{0} {
   for (const Parameter* p : parameters_)
     begins_.push_back(begins_.back() + static_cast<Index>(p->value.storage().size()));
-  own_ = cut(run_of(comm_.rank()));
+  own_ = cut(run_of(group_.rank()));
+}
+
+void ParameterShards::link_accelerators() {
+  if (group_.size() > 1) link_ = std::make_unique<DeviceLink>(group_);
 }
 
 Span ParameterShards::run_of(int rank) const {
-  const Index all = begins_.back(), each = most_of(all, comm_.size());
+  const Index all = begins_.back(), each = (all + group_.size() - 1) / group_.size();
   return {std::min(all, rank * each), std::min(all, (rank + 1) * each)};
 }
 
@@ -53,22 +59,22 @@ void ParameterShards::set_values(std::span<const float> own) {
   gather();
 }
 
-void ParameterShards::gather(DeviceLink* link) {
-  if (comm_.size() == 1) return;
-  if (link) {
+void ParameterShards::gather() {
+  if (group_.size() == 1) return;
+  if (link_) {
     std::vector<DeviceLink::Message> all;
-    for (int rank = 0; rank < comm_.size(); ++rank)
+    for (int rank = 0; rank < group_.size(); ++rank)
       for (const Piece& p : cut(run_of(rank)))
         all.push_back({rank, p.parameter->value.storage().data() + p.values.from,
                        static_cast<std::size_t>(p.values.size())});
-    link->start_broadcasts(all);
-    return link->finish();
+    link_->start_broadcasts(all);
+    return link_->finish();
   }
-  const Index longest = run_of(0).size(), most = std::max<Index>(1, at_once / comm_.size());
+  const Index longest = run_of(0).size(), most = std::max<Index>(1, at_once / group_.size());
   std::vector<float> buffer;
   for (Index done = 0; done < longest; done += most) {
     const Index each = std::min(most, longest - done);
-    buffer.resize(static_cast<std::size_t>(each * comm_.size()));
+    buffer.resize(static_cast<std::size_t>(each * group_.size()));
     // The last ranks may have less than the others: then the rest of their places means nothing.
     const auto for_pieces = [&](int rank, auto&& visit) {
       const Span run = run_of(rank);
@@ -76,12 +82,12 @@ void ParameterShards::gather(DeviceLink* link) {
            cut({std::min(run.to, run.from + done), std::min(run.to, run.from + done + each)}))
         visit(p, part(buffer, rank * each + p.at, p.values.size()));
     };
-    for_pieces(comm_.rank(), [](const Piece& p, std::span<float> to) {
+    for_pieces(group_.rank(), [](const Piece& p, std::span<float> to) {
       read_values(p.parameter->value, p.values.from, to);
     });
-    comm_.all_gather(buffer);
-    for (int rank = 0; rank < comm_.size(); ++rank)
-      if (rank != comm_.rank())
+    group_.all_gather(buffer);
+    for (int rank = 0; rank < group_.size(); ++rank)
+      if (rank != group_.rank())
         for_pieces(rank, [](const Piece& p, std::span<float> from) {
           write_values(p.parameter->value, p.values.from, from);
         });

@@ -121,11 +121,11 @@ void send_rates(Adam& adam, double learning_rate, double weight_decay) {
   adam.there->next_rates.send();
 }
 
-void update_there(Adam& adam, ParameterShards& shards, double clip_norm, double* norm, DeviceLink* link) {
+void update_there(Adam& adam, ParameterShards& shards, double clip_norm, double* norm) {
   AdamThere& there = *adam.there;
   kernels::gradient_norm(there.gradients, norm);
   kernels::update(there.own, there.longest, there.rates.data(), clip_norm, norm);
-  shards.gather(link);
+  shards.gather();
 }
 
 void swap_average(Adam& adam, ParameterShards& shards) {

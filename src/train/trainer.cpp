@@ -194,8 +194,8 @@ private:
   ParameterShards shards_; ///< over all ranks: every one has all weights
   Adam adam_;
   Sampler sampler_;
-  GradientLink gradients_;          ///< of accelerators
-  std::optional<DeviceStep> there_; ///< on an accelerator
+  GradientLink gradients_;               ///< of accelerators
+  std::optional<DeviceStep> there_;      ///< on an accelerator
   std::optional<StepRecorder> recorder_; ///< gone before the links whose messages it recorded
 
   std::optional<Climatology> climatology_; ///< of the training range
@@ -225,6 +225,7 @@ private:
 void Training::prepare_device() {
   gradients_ = link_gradients(world_, grid_.stages.size());
   if (!gradients_.said.empty()) log_.info(gradients_.said);
+  if (gradients_.link) shards_.link_accelerators();
   there_.emplace();
   if (!settings_.train.graph) return;
   const std::string obstacle =
@@ -441,7 +442,7 @@ void Training::step(std::int64_t number) {
   const auto work = [&] {
     there_->clear();
     gradients();
-    update_there(adam_, shards_, settings_.train.clip_norm, there_->norm(), gradients_.link.get());
+    update_there(adam_, shards_, settings_.train.clip_norm, there_->norm());
   };
   if (recorder_) {
     std::vector<const void*> key = there_->places();

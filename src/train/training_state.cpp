@@ -21,11 +21,13 @@ constexpr std::pair<const char*, std::vector<float> TrainingState::*> arrays[] =
     {"adam_second", &TrainingState::second}};
 constexpr const char* best = "best";
 
-/// Stores values of the parameters as arrays "PREFIX/NAME", of which this rank has its own.
+/// Stores values of the parameters as arrays "PREFIX/NAME", of which this rank has its own; those of the
+/// first group do, for every group has all.
 void store_own(const ParameterShards& shards, const std::string& prefix, std::span<const float> own,
                Checkpoint& checkpoint) {
   const auto name = [&](const Parameter& p) { return prefix + "/" + p.name; };
   for (const Parameter* p : shards.parameters()) checkpoint.arrays[name(*p)] = {extents_of(*p), {}, Span{}};
+  if (!shards.first_group()) return;
   for (const ParameterShards::Piece& piece : shards.own()) {
     NamedArray& array = checkpoint.arrays[name(*piece.parameter)];
     const auto values =

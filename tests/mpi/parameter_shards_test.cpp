@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -48,12 +47,12 @@ std::vector<float> all_values(const ParameterSet& set) {
   return out;
 }
 
-void step(const ParameterSet& set, ParameterShards& shards, Adam& adam, DeviceLink* link = nullptr) {
+void step(const ParameterSet& set, ParameterShards& shards, Adam& adam) {
   set_gradients(set, static_cast<std::uint64_t>(adam.step));
   if (set.device() == Device::gpu) {
     DeviceArray<double> norm(1);
     send_rates(adam, 1e-2, 1e-1);
-    return update_there(adam, shards, 1.0, norm.data(), link);
+    return update_there(adam, shards, 1.0, norm.data());
   }
   update(adam, shards, 1e-2, 1e-1, std::min(1.0, 1.0 / gradient_norm(set.all())));
 }
@@ -62,18 +61,22 @@ struct Ranks : ::testing::Test {
   Communicator world{MPI_COMM_WORLD}, alone{MPI_COMM_SELF};
 };
 
-using ParametersInShards = Ranks;
+/// By how many ranks a group has at most: all, two (of three ranks one is alone), one.
+struct ParametersInShards : Ranks, ::testing::WithParamInterface<int> {
+  const int groups = (world.size() + GetParam() - 1) / GetParam();
+};
 
-TEST_F(ParametersInShards, EveryRankSetsItsOwnAndGetsTheOthers) {
+TEST_P(ParametersInShards, EveryRankSetsItsOwnAndGetsTheOthers) {
   for (const Index size : {Index{100000}, Index{3}, Index{0}}) { // the last: fewer values than ranks
     ParameterSet set(1);
     set.add_constant("one", 2, -1.0F);
     set.add_constant("other", size, -1.0F);
-    ParameterShards shards(world, set.all());
-    std::int64_t owned = shards.size();
-    world.all_reduce(std::span(&owned, 1), Reduce::sum);
-    EXPECT_EQ(owned, size + 2);
-    EXPECT_LE(shards.size() * world.size(), size + 2 + world.size() - 1) << "equal runs";
+    ParameterShards shards(world, set.all(), GetParam());
+    std::int64_t owned[] = {shards.size(), shards.first_group() ? shards.size() : 0};
+    world.all_reduce(owned, Reduce::sum);
+    EXPECT_EQ(owned[0], groups * (size + 2)) << "every group owns all";
+    EXPECT_EQ(owned[1], size + 2);
+    EXPECT_LE(shards.size() * (world.size() / groups), size + 2 + world.size() / groups) << "equal runs";
     std::vector<float> own;
     for (const ParameterShards::Piece& p : shards.own()) {
       EXPECT_EQ(p.at, static_cast<Index>(own.size()));
@@ -87,20 +90,20 @@ TEST_F(ParametersInShards, EveryRankSetsItsOwnAndGetsTheOthers) {
   }
 }
 
-TEST_F(ParametersInShards, UpdatesAndAveragesHaveTheBitsOfOneRank) {
+TEST_P(ParametersInShards, UpdatesAndAveragesHaveTheBitsOfOneRank) {
   enum class Way { host, accelerator, linked };
   for (const Way way : {Way::host, Way::accelerator, Way::linked}) {
     const Device device = way == Way::host ? Device::host : Device::gpu;
     if (device == Device::gpu && accelerator::count() == 0) continue;
     if (way == Way::linked && !DeviceLink::possible(world)) continue; // no two ranks with a GPU each
-    const auto link = way == Way::linked ? std::make_unique<DeviceLink>(world) : nullptr;
     const ParameterSet shared = network(device), whole = network(device);
-    ParameterShards shards(world, shared.all()), one(alone, whole.all());
+    ParameterShards shards(world, shared.all(), GetParam()), one(alone, whole.all());
+    if (way == Way::linked) shards.link_accelerators();
     Adam adam = make_adam(shards), reference = make_adam(one);
     EXPECT_LE(adam.first.storage().size(),
-              reference.first.storage().size() / static_cast<std::size_t>(world.size()) + 1);
+              reference.first.storage().size() / static_cast<std::size_t>(world.size() / groups) + 1);
     for (int i = 0; i < 4; ++i) {
-      step(shared, shards, adam, link.get());
+      step(shared, shards, adam);
       step(whole, one, reference);
       EXPECT_EQ(all_values(shared), all_values(whole)) << "step " << i;
     }
@@ -114,10 +117,12 @@ TEST_F(ParametersInShards, UpdatesAndAveragesHaveTheBitsOfOneRank) {
   }
 }
 
-struct StatesInShards : Ranks {
+INSTANTIATE_TEST_SUITE_P(Groups, ParametersInShards, ::testing::Values(ParameterShards::most_sharing, 2, 1));
+
+struct StatesInShards : Ranks, ::testing::WithParamInterface<int> {
   test::ScratchFolder folder{world};
   const ParameterSet shared = network(), whole = network();
-  ParameterShards shards{world, shared.all()}, one{alone, whole.all()};
+  ParameterShards shards{world, shared.all(), GetParam()}, one{alone, whole.all()};
   Adam adam = make_adam(shards), reference = make_adam(one);
   BestWeights best, best_of_one;
 
@@ -131,7 +136,7 @@ struct StatesInShards : Ranks {
   }
 };
 
-TEST_F(StatesInShards, ComeBack) {
+TEST_P(StatesInShards, ComeBack) {
   train(2);
   const TrainingState state = state_of(shards, adam, best, 0.5);
   train(1);
@@ -143,7 +148,7 @@ TEST_F(StatesInShards, ComeBack) {
   EXPECT_EQ(all_values(shared), wanted);
 }
 
-TEST_F(StatesInShards, GoOnFromCheckpointsOnOtherRanks) {
+TEST_P(StatesInShards, GoOnFromCheckpointsOnOtherRanks) {
   for (const bool known : {false, true}) {
     train(2);
     if (known) {
@@ -189,6 +194,8 @@ TEST_F(StatesInShards, GoOnFromCheckpointsOnOtherRanks) {
   EXPECT_EQ(weights, best_of_one.values);
   EXPECT_EQ(test::failure_of([&] { load_state(read, shards, "best.h5"); }).code, ExitCode::data);
 }
+
+INSTANTIATE_TEST_SUITE_P(Groups, StatesInShards, ::testing::Values(ParameterShards::most_sharing, 2, 1));
 
 } // namespace
 } // namespace pluvia

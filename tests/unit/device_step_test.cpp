@@ -73,7 +73,7 @@ Outcome train(bool recorded, Precision precision) {
           net.forward(tape, tiles, there.input(0), there.base(0), {0.3, 5, 0, there.sample(0)});
       ordinal_loss(logits, there.target(0), tape, there.loss());
       tape.backward();
-      update_there(adam, shards, 0.5, there.norm(), nullptr);
+      update_there(adam, shards, 0.5, there.norm());
     };
     if (recorded)
       out.ways.push_back(recorder.run(there.places(), work));
@@ -113,7 +113,7 @@ TEST_F(OnAccelerator, WhatIsNotFiniteChangesNothing) {
   DeviceStep there;
   const auto step = [&] {
     send_rates(adam, 1e-2, 0.1);
-    update_there(adam, shards, 1.0, there.norm(), nullptr);
+    update_there(adam, shards, 1.0, there.norm());
     there.post();
     return there.take().norm;
   };

@@ -98,7 +98,8 @@ public:
     // The norm of all gradients, and the update of this rank's own weights.
     const auto bytes = static_cast<double>(network_.parameters().size()) * sizeof(float);
     const double norm = std::min(measured().optimiser(), bytes / measured().bytes_per_second());
-    optimiser_ = norm + (measured().optimiser() - norm) / world_.size();
+    optimiser_ = norm + (measured().optimiser() - norm) * static_cast<double>(shards.size()) /
+                            static_cast<double>(network_.parameters().size());
     clock.work(optimiser_);
     shards.gather();
     clock.catch_up();

@@ -25,8 +25,8 @@ enum class Edge { closed, periodic };
 
 /// How a grid of ny x nx cells and its coarser levels are cut over rows x cols ranks.
 /// Level l has ceil(ny / 2^l) x ceil(nx / 2^l) cells. Cuts fall on whole cells of the coarsest level, as
-/// evenly as possible, so every level is aligned on every rank and only stencils of stride 1 need halos; or on
-/// whole blocks, where sums are to be taken within such. A plain value.
+/// evenly as possible, so every level is aligned on every rank and only stencils of stride 1 need halos; or
+/// on whole blocks, where sums are to be taken within such. A plain value.
 class Tiling {
 public:
   /// block: finest cells along the side of a block, 0 = one coarsest cell. Throws a usage Error when rows or
@@ -60,8 +60,8 @@ private:
   Rect window_ = {};
 };
 
-/// The rows x cols nearest to square tiles that uses all `ranks` on an ny x nx grid with `levels` levels.
-/// A given rows or cols (> 0) is kept. Throws a usage Error when there is none.
+/// The rows x cols nearest to square tiles, rather wide than high, that uses all `ranks` on an ny x nx grid
+/// with `levels` levels. A given rows or cols (> 0) is kept. Throws a usage Error when there is none.
 struct GridShape {
   int rows = 1, cols = 1;
 };

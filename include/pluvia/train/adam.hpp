@@ -27,7 +27,7 @@ Adam make_adam(const ParameterShards& shards);
 double gradient_norm(const std::vector<Parameter*>& parameters);
 
 /// One update from the gradients times `gradient_scale`: every rank makes that of its own weights, which then
-/// go to all others. On processors; collective over the shards' ranks.
+/// go to all others of its group. On processors; collective over the shards' ranks.
 void update(Adam& adam, ParameterShards& shards, double learning_rate, double weight_decay,
             double gradient_scale);
 
@@ -38,7 +38,7 @@ void send_rates(Adam& adam, double learning_rate, double weight_decay);
 /// The update, from gradients that are scaled so that the norm of all of them, which is left in *norm, is
 /// clip_norm at most; nothing changes where it is not finite. Reads what was sent last when it is done: it
 /// may be recorded. Collective over the shards' ranks.
-void update_there(Adam& adam, ParameterShards& shards, double clip_norm, double* norm, DeviceLink* link);
+void update_there(Adam& adam, ParameterShards& shards, double clip_norm, double* norm);
 
 /// Exchanges the weights with their moving average; again to undo. Collective over the shards' ranks.
 void swap_average(Adam& adam, ParameterShards& shards);

@@ -1,8 +1,8 @@
 #pragma once
 #include <string>
 
-#include "pluvia/comm/communicator.hpp"
 #include "pluvia/ad/tape.hpp"
+#include "pluvia/comm/communicator.hpp"
 #include "pluvia/core/precision.hpp"
 #include "pluvia/core/settings.hpp"
 #include "pluvia/model/forecast_model.hpp"
@@ -10,13 +10,14 @@
 
 namespace pluvia {
 
-/// Where training, and what is timed of it, is computed: parallel.device (see take_device), but the processors for
-/// auto with train.exact. Throws a usage Error where exact sums are asked of an accelerator. Collective.
+/// Where training, and what is timed of it, is computed: parallel.device (see take_device), but the
+/// processors for auto with train.exact. Throws a usage Error where exact sums are asked of an accelerator.
+/// Collective.
 Device agree_device(const Communicator& world, const Settings& settings);
 
 /// What train.precision ("auto", "f32" or "bf16") comes to: auto is bf16 where every rank's processor has it
-/// natively, and all in the same unit, so that a cell has the same bits on any of them, and on GPUs; else f32.
-/// Collective. Throws a usage Error when bf16 is asked for otherwise.
+/// natively, and all in the same unit, so that a cell has the same bits on any of them, and on GPUs; else
+/// f32. Collective. Throws a usage Error when bf16 is asked for otherwise.
 Precision agree_precision(const Communicator& comm, const std::string& wanted, Device device);
 
 const char* name_of(Precision precision);
