@@ -8,7 +8,8 @@
 # Leaves log.txt and *.json in OUT (gpu_check). Ends with status 1 when a test failed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tests=(accelerator_test arrival_test device_step_test gradient_sync_test operators_test parameter_shards_test st_unet_test)
+tests=(accelerator_test arrival_test conv3d_test device_step_test gradient_sync_test operators_test parameter_shards_test
+       st_unet_test)
 
 build() {
   cmake --preset cuda -DPLUVIA_PETSC=OFF "$@"
@@ -35,7 +36,7 @@ pack() {
   mkdir -p "$folder/mpi/bin"
   for file in orterun orted; do cp -L "$(command -v $file)" "$folder/mpi/bin/"; done
   find "$folder" -name '*.so' -o -path '*/bin/*' -type f | xargs ldd 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | sort -u |
-    grep -v -E '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*|libcuda|libcudart|libcublas|libcublasLt|libcudnn[^/]*|libnccl)\.so' |
+    grep -v -E '/(libc|libm|libdl|libpthread|librt|libresolv|libutil|libmvec|ld-linux[^/]*|libcuda|libcudart|libcublas|libcublasLt|libcudnn[^/]*|libnccl)\.so' |
     xargs -I{} cp -L {} "$folder/lib/"
   strip "$folder"/bin/* 2>/dev/null || true
   tar -C "$folder" -cf - . | zstd -q -19 -T0 -f -o "$1"
@@ -110,7 +111,7 @@ export OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
 case ${1:-} in
 --pack)
   cd "$here/.."
-  build
+  build -DPLUVIA_ARCH=x86-64-v3 # the other machine's processor may lack what this one has
   pack "${2:?FILE.tar.zst}"
   ;;
 --here)

@@ -227,7 +227,7 @@ class Study:
         chosen = {name: list(products()) for name in CLUSTERS}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for n in sorted({1, *ranks}):
-                wanted = [(name, axis) for name in CLUSTERS for axis in (AXES if n > 1 else [{}])]
+                wanted = [(name, axis) for axis in (AXES if n > 1 else [{}]) for name in CLUSTERS]
                 weak = [pool.submit(self.weak_step, name, n) for name in CLUSTERS]
                 if n >= PRODUCTS_FROM:
                     wanted += [(name, axis) for name in CLUSTERS for axis in chosen[name]]

@@ -34,19 +34,12 @@ Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
   return Tape::leaf(std::move(t));
 }
 
-ProcessGrid share_out(const Communicator& comm, const Settings& settings) {
-  const auto stages = static_cast<int>(settings.parallel.stages);
-  require_stages(settings.model, stages, settings.bench.samples, "bench.samples");
-  const auto tensor = static_cast<int>(settings.parallel.tensor);
-  require_shares(settings.model, tensor);
-  return make_process_grid(comm, static_cast<int>(settings.parallel.replicas), stages, tensor);
-}
-
 } // namespace
 
 NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision,
                              Device device, Index ny, Index nx)
-    : comm_(comm), grid_(share_out(comm, settings)), precision_(precision),
+    : comm_(comm), grid_(share_out(comm, settings, settings.bench.samples, "bench.samples")),
+      precision_(precision),
       keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
                                              static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
       tiles_(grid_.tiles, layout(settings, grid_of(ny, nx), grid_.tiles.size(), whole_blocks(settings)),

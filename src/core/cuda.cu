@@ -96,7 +96,7 @@ std::string name() {
 
 void* allocate(std::size_t bytes) {
   void* memory = nullptr;
-  cuda::check(cudaMallocAsync(&memory, bytes > 0 ? bytes : 1, cuda::stream()), "The GPU's memory is full");
+  cuda::check(cudaMallocAsync(&memory, bytes > 0 ? bytes : 1, cuda::stream()), "The GPU gives no memory");
   return memory;
 }
 

@@ -6,9 +6,19 @@
 
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/parallel_for.hpp"
+#include "pluvia/nn/stages.hpp"
 #include "pluvia/ops/loss.hpp"
 
 namespace pluvia {
+
+ProcessGrid share_out(const Communicator& comm, const Settings& settings, std::int64_t samples,
+                      const std::string& key) {
+  const auto stages = static_cast<int>(settings.parallel.stages),
+             tensor = static_cast<int>(settings.parallel.tensor);
+  require_stages(settings.model, stages, samples, key);
+  require_shares(settings.model, tensor);
+  return make_process_grid(comm, static_cast<int>(settings.parallel.replicas), stages, tensor);
+}
 
 Partition layout(const Settings& settings, const Grid& grid, int ranks, const WholeBlocks& blocks) {
   const std::string& wanted = settings.grid.periodic_x;

@@ -4,6 +4,7 @@
 #include "kernels.hpp"
 #include "pluvia/core/for_cells.hpp"
 #include "pluvia/core/math.hpp"
+#include "sixteen.hpp"
 
 namespace pluvia::kernels {
 
@@ -12,22 +13,22 @@ namespace {
 constexpr float score_scale = 0.25F; // 1 / sqrt(head_channels); a power of two, so it may be applied anywhere
 constexpr int channels = head_channels;
 
-/// One head of one cell.
-struct Head {
-  float v[channels];
-};
+using Head = Sixteen; ///< of one cell
+static_assert(channels == 16);
 PLUVIA_ANYWHERE Head head_of(const float* cell, float factor = 1.0F) {
-  Head out;
-  for (int c = 0; c < channels; ++c) out.v[c] = factor * cell[c];
+  Head out = load(cell);
+  for (int c = 0; c < channels; ++c) out.v[c] = factor * out.v[c];
   return out;
 }
 PLUVIA_ANYWHERE float product(const Head& a, const float* b) {
+  const Head with = load(b);
   float sum = 0;
-  for (int c = 0; c < channels; ++c) sum = std::fma(a.v[c], b[c], sum);
+  for (int c = 0; c < channels; ++c) sum = std::fma(a.v[c], with.v[c], sum);
   return sum;
 }
 PLUVIA_ANYWHERE void add_weighted(Head& sum, float weight, const float* b) {
-  for (int c = 0; c < channels; ++c) sum.v[c] = std::fma(weight, b[c], sum.v[c]);
+  const Head more = load(b);
+  for (int c = 0; c < channels; ++c) sum.v[c] = std::fma(weight, more.v[c], sum.v[c]);
 }
 
 struct Box {
@@ -84,8 +85,8 @@ void attend(const ConstView& q, const ConstView& k, const ConstView& v, const At
       add_weighted(out, weight, v.cell(at.b, t, y, x) + first);
     });
     const float inverse = 1.0F / sum;
-    float* to = o.cell(at.b, at.t, at.y, at.x) + first;
-    for (int c = 0; c < channels; ++c) to[c] = out.v[c] * inverse;
+    for (int c = 0; c < channels; ++c) out.v[c] *= inverse;
+    store(out, o.cell(at.b, at.t, at.y, at.x) + first);
     log_sum.cell(at.b, at.t, at.y, at.x)[h] = top + log_f32(sum);
   });
 }
@@ -113,8 +114,8 @@ void pull_queries(const ConstView& q, const ConstView& k, const ConstView& v, co
       const float p = exp_f32(product(query, key) - norm);
       add_weighted(out, p * (product(g, v.cell(at.b, t, y, x) + first) - of_output), key);
     });
-    float* to = dq.cell(at.b, at.t, at.y, at.x) + first;
-    for (int c = 0; c < channels; ++c) to[c] = out.v[c] * score_scale;
+    for (int c = 0; c < channels; ++c) out.v[c] *= score_scale;
+    store(out, dq.cell(at.b, at.t, at.y, at.x) + first);
   });
 }
 
@@ -140,8 +141,9 @@ void pull_keys(const ConstView& q, const ConstView& k, const ConstView& v, const
       add_weighted(out_v, p, g);
       add_weighted(out_k, ds, query);
     });
-    float *to_k = dk.cell(at.b, at.t, at.y, at.x) + first, *to_v = dv.cell(at.b, at.t, at.y, at.x) + first;
-    for (int c = 0; c < channels; ++c) to_k[c] = out_k.v[c] * score_scale, to_v[c] = out_v.v[c];
+    for (int c = 0; c < channels; ++c) out_k.v[c] *= score_scale;
+    store(out_k, dk.cell(at.b, at.t, at.y, at.x) + first);
+    store(out_v, dv.cell(at.b, at.t, at.y, at.x) + first);
   });
 }
 

@@ -32,7 +32,7 @@ struct WeightAt {
 };
 
 // Neighbouring outputs of a row, and channels, that one thread works on: each value it reads serves four
-// sums.
+// sums. Loops over these end where the compiler sees it, or the sums would not lie in registers.
 constexpr int tile_cells = 4, tile_channels = 4;
 
 /// The plain convolution: each output one chain of fused multiply-adds in the order of taps and channels.
@@ -64,10 +64,10 @@ void convolve_plainly(const ConstView& x, const WeightAt& w, const Stencil& sten
             }
           }
         }
-    for (int i = 0; i < cells; ++i) {
+    for (int i = 0; i < tile_cells && i < cells; ++i) {
       float* to = y.cell(at.b, at.t, at.y, at.x + i) + c0;
       const float* more = residual.origin ? residual.cell(at.b, at.t, at.y, at.x + i) + c0 : nullptr;
-      for (int j = 0; j < channels; ++j) to[j] = more ? sum[i][j] + more[j] : sum[i][j];
+      for (int j = 0; j < tile_channels && j < channels; ++j) to[j] = more ? sum[i][j] + more[j] : sum[i][j];
     }
   };
   for_runs(y.shape, parts, tile_cells, groups, tile);
@@ -96,11 +96,11 @@ void weight_gradient_plainly(const ConstView& x, const ConstView& dy, const Sten
       const float* from = x.cell(at.b, at.t + kt, at.y + ky, kx) + ci;
       const float* d = dy.cell(at.b, at.t, at.y, 0) + co;
       for (Index ix = 0; ix < dy.shape.x; ++ix, from += c_in, d += c_out)
-        for (int j = 0; j < channels; ++j)
-          sum[j] = std::fma(operand<bf16>(*from), operand<bf16>(d[j]), sum[j]);
+        for (int j = 0; j < tile_channels; ++j)
+          sum[j] = std::fma(operand<bf16>(*from), operand<bf16>(d[j < channels ? j : 0]), sum[j]);
     }
     float* to = sums + chunk * weights + of_input.quotient * c_out + co;
-    for (int j = 0; j < channels; ++j) to[j] = sum[j];
+    for (int j = 0; j < tile_channels && j < channels; ++j) to[j] = sum[j];
   });
   launch(weights, [=] PLUVIA_ANYWHERE(Index i) {
     float sum = 0;

@@ -5,6 +5,7 @@
 #include <cudnn.h>
 
 #include <array>
+#include <limits>
 #include <map>
 #include <string>
 
@@ -124,6 +125,10 @@ struct Plan {
 };
 
 cudnnTensorDescriptor_t describe(const Shape& s) {
+  if (s.size() > std::numeric_limits<int>::max())
+    fail(ExitCode::failed, "A convolution is too large for cuDNN",
+         std::to_string(s.size()) + " values in a tensor; it takes fewer than 2^31",
+         "Use more ranks, each with a GPU, or train.precision=f32.");
   cudnnTensorDescriptor_t made = nullptr;
   const std::array<int, 5> extents{static_cast<int>(s.b), static_cast<int>(s.c), static_cast<int>(s.t),
                                    static_cast<int>(s.y), static_cast<int>(s.x)};
@@ -145,15 +150,19 @@ cudnnConvolutionDescriptor_t describe_convolution() {
   return made;
 }
 
-/// cuDNN lists algorithms from the fastest on, with those that it cannot run. Those whose bits repeat come
-/// first.
-template <class All> const auto& first_that_works(const All& all, int n, const char* problem) {
-  for (const bool any : {false, true})
-    for (int i = 0; i < n; ++i)
-      if (const auto& one = all[static_cast<std::size_t>(i)];
-          one.status == CUDNN_STATUS_SUCCESS && (any || one.determinism == CUDNN_DETERMINISTIC))
-        return one;
-  check(n > 0 ? all[0].status : CUDNN_STATUS_NOT_SUPPORTED, problem);
+/// cuDNN lists algorithms from the fastest on, with those that it cannot run, and guesses some: which run for
+/// sure, prepare(one) finds out. Those whose bits repeat come first.
+template <class All, class Prepare>
+const auto& first_that_works(const All& all, int n, const char* problem, Prepare&& prepare) {
+  cudnnStatus_t status = CUDNN_STATUS_NOT_SUPPORTED;
+  for (const bool repeats : {true, false})
+    for (int i = 0; i < n; ++i) {
+      const auto& one = all[static_cast<std::size_t>(i)];
+      if ((one.determinism == CUDNN_DETERMINISTIC) != repeats) continue;
+      status = one.status == CUDNN_STATUS_SUCCESS ? prepare(one) : one.status;
+      if (status == CUDNN_STATUS_SUCCESS) return one;
+    }
+  check(status, problem);
   return all[0];
 }
 
@@ -176,10 +185,12 @@ Plan& plan_of(const Shape& x, const Stencil& k, Index c_out) {
   check(cudnnGetConvolutionForwardAlgorithm_v7(convolutions(), plan.x, plan.w, plan.how, plan.y, all.size(),
                                                &n, all.data()),
         "cuDNN has no algorithm for a convolution");
-  const auto& best = first_that_works(all, n, "cuDNN has no algorithm for a convolution");
-  check(cudnnSetConvolutionMathType(plan.how, best.mathType), "A convolution cannot be described");
-  plan.forward = best.algo;
-  plan.forward_bytes = best.memory;
+  const auto prepare = [&](const cudnnConvolutionFwdAlgoPerf_t& one) {
+    check(cudnnSetConvolutionMathType(plan.how, one.mathType), "A convolution cannot be described");
+    return cudnnGetConvolutionForwardWorkspaceSize(convolutions(), plan.x, plan.w, plan.how, plan.y, one.algo,
+                                                   &plan.forward_bytes);
+  };
+  plan.forward = first_that_works(all, n, "cuDNN has no algorithm for a convolution", prepare).algo;
   return plans.emplace(key, plan).first->second;
 }
 
@@ -191,10 +202,12 @@ void plan_filter_gradient(Plan& plan) {
   check(cudnnGetConvolutionBackwardFilterAlgorithm_v7(convolutions(), plan.x, plan.y, plan.how_filter, plan.w,
                                                       all.size(), &n, all.data()),
         "cuDNN has no algorithm for a weight gradient");
-  const auto& best = first_that_works(all, n, "cuDNN has no algorithm for a weight gradient");
-  check(cudnnSetConvolutionMathType(plan.how_filter, best.mathType), "A convolution cannot be described");
-  plan.filter = best.algo;
-  plan.filter_bytes = best.memory;
+  const auto prepare = [&](const cudnnConvolutionBwdFilterAlgoPerf_t& one) {
+    check(cudnnSetConvolutionMathType(plan.how_filter, one.mathType), "A convolution cannot be described");
+    return cudnnGetConvolutionBackwardFilterWorkspaceSize(convolutions(), plan.x, plan.y, plan.how_filter,
+                                                          plan.w, one.algo, &plan.filter_bytes);
+  };
+  plan.filter = first_that_works(all, n, "cuDNN has no algorithm for a weight gradient", prepare).algo;
 }
 
 /// D = A B + C + bias, all stored column by column; D and C have m rows and n columns, the bias is the same
@@ -227,6 +240,9 @@ void multiply(const Matrix& a, const Matrix& b, float* d, Index m, Index n, cons
       const cublasLtEpilogue_t with_bias = CUBLASLT_EPILOGUE_BIAS;
       check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias,
                                            sizeof with_bias),
+            failed);
+      // An algorithm is chosen for the alignment of this one.
+      check(cublasLtMatmulDescSetAttribute(make.how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias),
             failed);
     }
     check(cublasLtMatrixLayoutCreate(&make.a, CUDA_R_16BF, a.rows, a.columns, a.rows), failed);

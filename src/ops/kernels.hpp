@@ -35,7 +35,7 @@ void layer_norm(Activation activation, const ConstView& x, const float* gain, co
 void layer_norm_gradients(Activation activation, const ConstView& x, const ConstView& dy, const float* gain,
                           const float* bias, const View& dx, float* dgain, float* dbias);
 
-/// to[c] += sum over cells of x, C values. Chunks of cells are summed by themselves, and then in order.
+/// to[c] += sum over cells of x, C values. Chunks of cells are summed by themselves, and their sums alike.
 void add_channel_sums(const ConstView& x, float* to);
 
 /// w [taps, C_in, C_out]; with `transpose`, the weights of the gradient of the input: y has C_in channels.

@@ -4,6 +4,7 @@
 #include "pluvia/core/for_cells.hpp"
 #include "pluvia/core/math.hpp"
 #include "pluvia/core/order_free_sums.hpp"
+#include "sixteen.hpp"
 
 namespace pluvia::kernels {
 
@@ -13,27 +14,20 @@ constexpr int n = head_channels;
 constexpr int head_sums = (n + 1) * n;
 constexpr float epsilon = 1e-6F;
 
-struct Head {
-  float v[n];
-};
+using Head = Sixteen;
+static_assert(n == 16);
 PLUVIA_ANYWHERE Head feature(const float* u) {
-  Head f;
-  for (int i = 0; i < n; ++i) f.v[i] = u[i] > 0 ? u[i] + 1.0F : exp_f32(u[i]);
+  Head f = load(u);
+  for (int i = 0; i < n; ++i) f.v[i] = f.v[i] > 0 ? f.v[i] + 1.0F : exp_f32(f.v[i]);
   return f;
 }
 PLUVIA_ANYWHERE float slope(float u, float feature) {
   return u > 0 ? 1.0F : feature;
 }
 
-/// As simd::sum adds them: values 8 apart, then 4, 2 and 1.
-PLUVIA_ANYWHERE float tree_sum(Head a) {
-  for (int half = n / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
-  return a.v[0];
-}
 PLUVIA_ANYWHERE float inner(const Head& a, const float* b) {
-  Head terms;
-  for (int i = 0; i < n; ++i) terms.v[i] = a.v[i] * b[i];
+  Head terms = load(b);
+  for (int i = 0; i < n; ++i) terms.v[i] *= a.v[i];
   return tree_sum(terms);
 }
 

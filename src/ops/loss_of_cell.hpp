@@ -1,6 +1,4 @@
 #pragma once
-#include <cmath>
-
 #include "pluvia/core/math.hpp"
 
 namespace pluvia {
@@ -13,7 +11,7 @@ PLUVIA_ANYWHERE inline float softmax(const float* logits, int n, float* p) {
   for (int k = 1; k < n; ++k) top = top < logits[k] ? logits[k] : top;
   for (int k = 0; k < n; ++k) sum += p[k] = exp_f32(logits[k] - top);
   for (int k = 0; k < n; ++k) p[k] /= sum;
-  return top + std::log(sum);
+  return top + log_f32(sum);
 }
 
 /// The loss of one cell of class c, and, where g is not null, its gradient by the n logits z times `weight`;

@@ -1,6 +1,9 @@
+#include <utility>
+
 #include "kernels.hpp"
 #include "pluvia/core/for_cells.hpp"
 #include "pluvia/core/math.hpp"
+#include "sixteen.hpp"
 
 namespace pluvia::kernels {
 
@@ -9,26 +12,23 @@ namespace {
 constexpr int lanes = 16;
 constexpr float epsilon = 1e-5F;
 
-/// As simd::sum adds them: values 8 apart, then 4, 2 and 1.
-PLUVIA_ANYWHERE float tree_sum(float (&v)[lanes]) {
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  return v[0];
-}
-
 struct Moments {
   float mean, inverse_deviation;
 };
 PLUVIA_ANYWHERE Moments moments(const float* x, Index channels) {
-  float total[lanes] = {}, squares[lanes] = {};
-  for (Index c = 0; c < channels; c += lanes)
-    for (int l = 0; l < lanes; ++l) total[l] += x[c + l];
+  Sixteen total{}, squares{};
+  for (Index c = 0; c < channels; c += lanes) {
+    const Sixteen v = load(x + c);
+    for (int l = 0; l < lanes; ++l) total.v[l] += v.v[l];
+  }
   const float mean = tree_sum(total) / static_cast<float>(channels);
-  for (Index c = 0; c < channels; c += lanes)
+  for (Index c = 0; c < channels; c += lanes) {
+    const Sixteen v = load(x + c);
     for (int l = 0; l < lanes; ++l) {
-      const float d = x[c + l] + -mean;
-      squares[l] = std::fma(d, d, squares[l]);
+      const float d = v.v[l] + -mean;
+      squares.v[l] = std::fma(d, d, squares.v[l]);
     }
+  }
   return {mean, 1.0F / std::sqrt(tree_sum(squares) / static_cast<float>(channels) + epsilon)};
 }
 
@@ -45,9 +45,14 @@ void layer_norm(Activation activation, const ConstView& x, const float* gain, co
     const float* from = x.cell(at.b, at.t, at.y, at.x);
     float* to = y.cell(at.b, at.t, at.y, at.x);
     const Moments m = moments(from, channels);
-    for (Index c = 0; c < channels; ++c) {
-      const float v = std::fma((from[c] - m.mean) * m.inverse_deviation, gain[c], bias[c]);
-      to[c] = activation == Activation::gelu ? pluvia::gelu(v) : v;
+    for (Index c = 0; c < channels; c += lanes) {
+      Sixteen v = load(from + c);
+      const Sixteen g = load(gain + c), o = load(bias + c);
+      for (int l = 0; l < lanes; ++l)
+        v.v[l] = std::fma((v.v[l] - m.mean) * m.inverse_deviation, g.v[l], o.v[l]);
+      if (activation == Activation::gelu)
+        for (int l = 0; l < lanes; ++l) v.v[l] = pluvia::gelu(v.v[l]);
+      store(v, to + c);
     }
   });
 }
@@ -66,22 +71,33 @@ void layer_norm_gradients(Activation activation, const ConstView& x, const Const
     float* to = dx.cell(at.b, at.t, at.y, at.x);
     float *of_gain = out.cell(at.b, at.t, at.y, at.x), *of_bias = of_gain + channels;
     const Moments m = moments(from, channels);
-    float a[lanes] = {}, e[lanes] = {};
-    for (Index c = 0; c < channels; c += lanes)
+    Sixteen a{}, e{};
+    for (Index c = 0; c < channels; c += lanes) {
+      Sixteen n = load(from + c), u = load(up + c);
+      const Sixteen g = load(gain + c), o = load(bias + c);
       for (int l = 0; l < lanes; ++l) {
-        const Index i = c + l;
-        const float n = (from[i] + -m.mean) * m.inverse_deviation,
-                    u = upstream(activation, up[i], n, gain[i], bias[i]), ug = u * gain[i];
-        of_bias[i] = u;
-        of_gain[i] = u * n;
-        a[l] = a[l] + ug;
-        e[l] = std::fma(ug, n, e[l]);
+        n.v[l] = (n.v[l] + -m.mean) * m.inverse_deviation;
+        u.v[l] = upstream(activation, u.v[l], n.v[l], g.v[l], o.v[l]);
       }
+      store(u, of_bias + c);
+      for (int l = 0; l < lanes; ++l) {
+        const float ug = u.v[l] * g.v[l];
+        a.v[l] = a.v[l] + ug;
+        e.v[l] = std::fma(ug, n.v[l], e.v[l]);
+        u.v[l] *= n.v[l];
+      }
+      store(u, of_gain + c);
+    }
     const float minus_a = -tree_sum(a) / static_cast<float>(channels),
                 minus_e = -tree_sum(e) / static_cast<float>(channels);
-    for (Index i = 0; i < channels; ++i) {
-      const float n = (from[i] + -m.mean) * m.inverse_deviation;
-      to[i] = m.inverse_deviation * std::fma(n, minus_e, of_bias[i] * gain[i] + minus_a);
+    for (Index c = 0; c < channels; c += lanes) {
+      Sixteen n = load(from + c);
+      const Sixteen u = load(of_bias + c), g = load(gain + c);
+      for (int l = 0; l < lanes; ++l) {
+        n.v[l] = (n.v[l] + -m.mean) * m.inverse_deviation;
+        n.v[l] = m.inverse_deviation * std::fma(n.v[l], minus_e, u.v[l] * g.v[l] + minus_a);
+      }
+      store(n, to + c);
     }
   });
   Tensor sums = Tensor::zeros({1, 1, 1, 1, 2 * channels}, {}, Device::gpu);
@@ -110,6 +126,8 @@ void add_channel_sums(const ConstView& x, float* to) {
     }
     sums[i] = sum;
   });
+  // Few threads add up the chunks, so these must be few.
+  if (chunks > chunk_cells) return add_channel_sums(std::as_const(partial).view(), to);
   launch(channels, [=] PLUVIA_ANYWHERE(Index c) {
     float sum = 0;
     for (Index chunk = 0; chunk < chunks; ++chunk) sum += sums[chunk * channels + c];

@@ -1,4 +1,5 @@
-// The convolution against an independent implementation: oneDNN's, on the same channels-last buffers.
+// The convolution against an independent implementation: oneDNN's, on the same channels-last buffers; and
+// sums over more cells than one round of an accelerator takes.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -89,6 +90,31 @@ TEST(Conv3d, PartsAreTheSameBitsAsTheWhole) {
     convolve(x, w, nullptr, &residual, parts, rim);
     EXPECT_TRUE(std::ranges::equal(parts.storage(), y.storage()));
   }
+}
+
+TEST(Conv3d, GradientsOfManyCellsAddUpOnTheAccelerator) {
+  if (accelerator::count() == 0) GTEST_SKIP() << "there is no GPU that CUDA can use";
+  // More cells than are added up in two rounds, of whole numbers, which no order rounds.
+  const Shape s{1, 1, 300, 301, 3};
+  Tensor x(s), dy(s), dw = Tensor::zeros({1, 1, 1, s.c, s.c}, {}, Device::gpu),
+                      db = Tensor::zeros({1, 1, 1, 1, s.c}, {}, Device::gpu);
+  std::vector<float> of_weight(static_cast<std::size_t>(s.c * s.c)), of_bias(static_cast<std::size_t>(s.c));
+  for (Index i = 0; i < s.cells(); ++i) {
+    float *from = x.storage().data() + i * s.c, *d = dy.storage().data() + i * s.c;
+    for (Index c = 0; c < s.c; ++c) {
+      const auto number = static_cast<std::uint64_t>(i * s.c + c);
+      from[c] = static_cast<float>(random_below(4, 1, RandomPurpose::test, number));
+      d[c] = static_cast<float>(random_below(4, 2, RandomPurpose::test, number));
+    }
+    for (Index co = 0; co < s.c; ++co) {
+      of_bias[static_cast<std::size_t>(co)] += d[co];
+      for (Index ci = 0; ci < s.c; ++ci)
+        of_weight[static_cast<std::size_t>(ci * s.c + co)] += from[ci] * d[co];
+    }
+  }
+  convolution_pull_weight(Precision::f32, x.to(Device::gpu), dy.to(Device::gpu), {}, dw, db.cell(0, 0, 0, 0));
+  EXPECT_EQ(values_of(dw), of_weight);
+  EXPECT_EQ(values_of(db), of_bias);
 }
 
 } // namespace

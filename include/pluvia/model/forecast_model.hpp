@@ -1,8 +1,10 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "pluvia/comm/process_grid.hpp"
 #include "pluvia/core/settings.hpp"
 #include "pluvia/data/sampler.hpp"
 #include "pluvia/io/grid.hpp"
@@ -10,6 +12,12 @@
 #include "pluvia/nn/st_unet.hpp"
 
 namespace pluvia {
+
+/// How ranks share the steps of a training: parallel.replicas, stages and tensor, where each replica has so
+/// many samples in a step, by the setting `key`. Collective. Throws a usage Error when network, samples or
+/// ranks do not divide like that.
+ProcessGrid share_out(const Communicator& comm, const Settings& settings, std::int64_t samples,
+                      const std::string& key);
 
 /// Blocks that a partition keeps whole, for exact training: cells along a side, frames or leads. 0: any cut.
 struct WholeBlocks {
@@ -31,13 +39,14 @@ StUnet make_network(const Settings& settings, Device device = Device::host);
 /// What the logits of this rank's leads start from: logarithms of the class probabilities of all leads.
 Var base_leaf(const Decomposition& tiles, const std::vector<std::vector<float>>& base, int classes);
 
-/// Logits of one forecast: [1, leads of this rank, Y, X, classes]. `base` holds the class probabilities of each
-/// lead's window, of all leads, that they start from, the same as the input was made with; `probe` as
+/// Logits of one forecast: [1, leads of this rank, Y, X, classes]. `base` holds the class probabilities of
+/// each lead's window, of all leads, that they start from, the same as the input was made with; `probe` as
 /// StUnet::forward takes it. Collective over tiles.comm().
 Var predict(StUnet& network, Tape& tape, Decomposition& tiles, SampleInput input,
             const std::vector<std::vector<float>>& base, int classes, AttentionProbe* probe = nullptr);
 
-/// P(amount >= threshold) of every lead of the logits: [leads x thresholds x height x width], from logits. Local.
+/// P(amount >= threshold) of every lead of the logits: [leads x thresholds x height x width], from logits.
+/// Local.
 std::vector<float> exceedance_fields(const Tensor& logits);
 
 /// Throws a usage Error when `wanted` contradicts what the checkpoint `path` was trained with; `otherwise`

@@ -1,0 +1,35 @@
+#pragma once
+#include "pluvia/comm/communicator.hpp"
+#include "pluvia/comm/process_grid.hpp"
+#include "pluvia/core/settings.hpp"
+#include "pluvia/io/grid.hpp"
+#include "pluvia/nn/st_unet.hpp"
+#include "pluvia/parallel/decomposition.hpp"
+#include "pluvia/parallel/parameter_shards.hpp"
+#include "pluvia/train/adam.hpp"
+
+namespace pluvia {
+
+/// A network in training: what each rank has of the work and of the domain, the weights, and their optimiser.
+struct Trainee {
+  /// With the weights that training starts from, on all ranks of `world`, which must outlive it, and on that
+  /// grid. Collective. Throws a usage Error when the ranks do not fit, or cannot compute as they are asked
+  /// to.
+  Trainee(const Communicator& world, const Settings& settings, const Grid& domain);
+  Trainee(const Trainee&) = delete; // its members know each other's places
+  Trainee& operator=(const Trainee&) = delete;
+
+  /// Whether of the ranks that hold the same fields this one writes them: all crews hold the same, and so do
+  /// all parts of a tile.
+  bool writes_fields() const { return grid.crew() == 0 && tiles.part() == 0; }
+
+  Device device;
+  Precision precision; ///< of training steps; validation and calibration are in f32, as forecasts are
+  ProcessGrid grid;
+  Decomposition tiles; ///< of this rank's crew
+  StUnet network;
+  ParameterShards shards; ///< over all ranks: every one has all weights
+  Adam adam;
+};
+
+} // namespace pluvia
