@@ -8,7 +8,7 @@
 # Leaves log.txt and *.json in OUT (gpu_check). Ends with status 1 when a test failed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tests=(accelerator_test conv3d_test device_step_test gradient_sync_test network_timing_test operators_test
+tests=(accelerator_test arrival_test conv3d_test device_step_test gradient_sync_test network_timing_test operators_test
   parameter_shards_test st_unet_test)
 
 build() {

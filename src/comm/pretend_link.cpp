@@ -10,6 +10,12 @@
 
 namespace pluvia {
 
+namespace {
+
+constexpr int tag = 13;
+
+} // namespace
+
 struct DeviceLink::Parts {
   struct Arrival {
     Message message;
@@ -17,7 +23,7 @@ struct DeviceLink::Parts {
   };
   const Communicator& comm;
   std::vector<MPI_Request> requests = {};
-  std::list<std::vector<float>> leaving = {};
+  std::vector<Message> leaving = {}; ///< read when they are waited for and not before: they must stay
   std::list<Arrival> arriving = {};
   PendingSums<float> sums = PendingSums<float>(comm);
   std::vector<std::vector<std::span<float>>> summed = {}; ///< for each of them
@@ -34,16 +40,11 @@ DeviceLink::~DeviceLink() {
 }
 
 void DeviceLink::start(const std::vector<Message>& outgoing, const std::vector<Message>& incoming) {
-  constexpr int tag = 13;
   for (const Message& m : incoming) {
     auto& data = parts_->arriving.emplace_back(m, std::vector<float>(m.size)).data;
     start_receive(parts_->comm, data, m.peer, tag, parts_->requests);
   }
-  for (const Message& m : outgoing) {
-    auto& data = parts_->leaving.emplace_back(m.size);
-    accelerator::to_host(data.data(), m.data, m.size * sizeof(float));
-    start_send(parts_->comm, data, m.peer, tag, parts_->requests);
-  }
+  parts_->leaving.insert(parts_->leaving.end(), outgoing.begin(), outgoing.end());
 }
 
 void DeviceLink::start_sums(const std::vector<std::span<float>>& arrays) {
@@ -70,6 +71,12 @@ void DeviceLink::start_broadcasts(const std::vector<Message>& arrays) {
 }
 
 void DeviceLink::finish() {
+  std::list<std::vector<float>> sent;
+  for (const Message& m : parts_->leaving) {
+    auto& data = sent.emplace_back(m.size);
+    accelerator::to_host(data.data(), m.data, m.size * sizeof(float));
+    start_send(parts_->comm, data, m.peer, tag, parts_->requests);
+  }
   mpi_check(
       MPI_Waitall(static_cast<int>(parts_->requests.size()), parts_->requests.data(), MPI_STATUSES_IGNORE),
       "MPI_Waitall");

@@ -88,18 +88,38 @@ void attend_around(const Tensor& q, const Tensor& k, const Tensor& v, const Atte
   });
 }
 
+/// The queries whose keys are all cells and frames of the tile's own.
+OutputPart inside(const AttentionWindow& window, TileOrigin origin, const Shape& queries, const Shape& keys) {
+  // Windows rise with the query.
+  const auto within = [](Index all, Index extent, auto&& keys_of) {
+    Span out{0, all};
+    while (out.size() > 0 && keys_of(out.from).from < 0) ++out.from;
+    while (out.size() > 0 && keys_of(out.to - 1).to > extent) --out.to;
+    return out;
+  };
+  return {
+      within(queries.t, keys.t, [&](Index t) { return key_frames(window, origin, t); }),
+      within(queries.y, keys.y, [&](Index y) { return shifted(window.y.keys(y + origin.y), -origin.y); }),
+      within(queries.x, keys.x, [&](Index x) { return shifted(window.x.keys(x + origin.x), -origin.x); })};
+}
+
 } // namespace
 
 void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
             TileOrigin origin, Tensor& o, Tensor& log_sum, const Arrival& arrival) {
-  const bool gpu = k.device() == Device::gpu;
-  if (arrival && !gpu && !stays_home(window)) {
+  if (k.device() == Device::gpu) {
+    const Split split =
+        arrival ? split_launches(inside(window, origin, o.shape(), k.shape()), o.shape()) : Split{};
+    return compute_around(arrival, split, [&](std::span<const OutputPart> parts) {
+      kernels::attend(q.view(), k.view(), v.view(), window, origin, o.view(), log_sum.view(), parts);
+    });
+  }
+  if (arrival && !stays_home(window)) {
     attend_around(q, k, v, window, origin, Patches::inside, o, log_sum);
     arrival();
     return attend_around(q, k, v, window, origin, Patches::rim, o, log_sum);
   }
   if (arrival) arrival();
-  if (gpu) return kernels::attend(q.view(), k.view(), v.view(), window, origin, o.view(), log_sum.view());
   if (stays_home(window)) return attend_home(q, k, v, window, origin, o, log_sum);
   attend_around(q, k, v, window, origin, Patches::all, o, log_sum);
 }

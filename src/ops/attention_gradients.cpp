@@ -226,20 +226,17 @@ void pull_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   });
 }
 
-void gradients_on_accelerator(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                              const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
-                              TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv) {
-  if (dq && shared_queries(window)) {
-    Tensor of_cells(d_o.shape(), {}, Device::gpu);
+void pull_queries_there(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                        const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
+                        TileOrigin origin, Tensor& dq) {
+  const auto pull = [&](const View& to) {
     kernels::pull_queries(q.view(), k.view(), v.view(), d_o.view(), log_sum.view(), delta.view(), window,
-                          origin, of_cells.view());
-    kernels::sum_over_cells(of_cells.view(), origin.query_frame, dq->view());
-  } else if (dq) {
-    kernels::pull_queries(q.view(), k.view(), v.view(), d_o.view(), log_sum.view(), delta.view(), window,
-                          origin, dq->view());
-  }
-  kernels::pull_keys(q.view(), k.view(), v.view(), d_o.view(), log_sum.view(), delta.view(), window, origin,
-                     frames_at_hand(d_o), dk.view(), dv.view());
+                          origin, to);
+  };
+  if (!shared_queries(window)) return pull(dq.view());
+  Tensor of_cells(d_o.shape(), {}, Device::gpu);
+  pull(of_cells.view());
+  kernels::sum_over_cells(of_cells.view(), origin.query_frame, dq.view());
 }
 
 } // namespace
@@ -251,8 +248,11 @@ void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const T
   const bool gpu = k.device() == Device::gpu, around = !gpu && !stays_home(window);
   // Queries need nothing of other tiles but keys and values, which are there since the forward pass.
   if (around && dq) pull_queries(q, k, v, d_o, log_sum, delta, window, origin, *dq, shared_sums);
+  if (gpu && dq) pull_queries_there(q, k, v, d_o, log_sum, delta, window, origin, *dq);
   if (arrival) arrival();
-  if (gpu) return gradients_on_accelerator(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv);
+  if (gpu)
+    return kernels::pull_keys(q.view(), k.view(), v.view(), d_o.view(), log_sum.view(), delta.view(), window,
+                              origin, frames_at_hand(d_o), dk.view(), dv.view());
   if (!around) return pull_home(q, k, v, d_o, log_sum, delta, window, origin, dq, dk, dv, shared_sums);
   pull_keys(q, k, v, d_o, log_sum, delta, window, origin, dk, dv);
 }

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "for_parts.hpp"
 #include "kernels.hpp"
 #include "pluvia/core/for_cells.hpp"
 #include "pluvia/core/math.hpp"
@@ -65,9 +66,9 @@ struct Queries {
 } // namespace
 
 void attend(const ConstView& q, const ConstView& k, const ConstView& v, const AttentionWindow& window,
-            TileOrigin origin, const View& o, const View& log_sum) {
+            TileOrigin origin, const View& o, const View& log_sum, std::span<const OutputPart> parts) {
   const Queries queries{q, shared_queries(window), origin.query_frame};
-  for_cells(o.shape, o.shape.c / channels, [=] PLUVIA_ANYWHERE(const CellAt& at, Index h) {
+  for_runs(o.shape, parts, 1, o.shape.c / channels, [=] PLUVIA_ANYWHERE(const CellAt& at, Index, Index h) {
     const Index first = h * channels;
     const Head query = head_of(queries.at(at.b, at.t, at.y, at.x) + first, score_scale);
     const Box box = keys_of(window, origin, at.t, at.y, at.x);

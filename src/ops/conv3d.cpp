@@ -5,7 +5,6 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
-#include <memory>
 #include <utility>
 
 #include "conv3d_bf16.hpp"
@@ -362,25 +361,18 @@ void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& 
 }
 
 void convolution(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
-                 const float* bias, const Tensor* residual, Tensor& y) {
+                 const float* bias, const Tensor* residual, Tensor& y, const Split& split,
+                 const Arrival& arrival) {
   if (x.device() == Device::gpu)
-    kernels::convolve(precision, x.view(), weight.cell(0, 0, 0, 0), kernels::Weights::as_they_are, stencil,
-                      bias, residual ? residual->view() : ConstView{}, y.view());
-  else if (precision == Precision::bf16)
-    convolve_bf16(x, pack_bf16(weight, stencil), bias, residual, y);
-  else
-    convolve(x, pack(weight, stencil), bias, residual, y);
-}
-
-std::function<void(std::span<const OutputPart>)>
-convolution_by_parts(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
-                     const float* bias, const Tensor* residual, Tensor& y) {
-  const auto with = [&](auto&& packed, auto convolve) {
-    return [=, &x, &y, w = std::make_shared<std::remove_cvref_t<decltype(packed)>>(std::move(packed))](
-               std::span<const OutputPart> parts) { convolve(x, *w, bias, residual, y, parts); };
+    return kernels::convolve(precision, x.view(), weight.cell(0, 0, 0, 0), kernels::Weights::as_they_are,
+                             stencil, bias, residual ? residual->view() : ConstView{}, y.view(), split,
+                             arrival);
+  const auto with = [&](const auto& packed, auto convolve) {
+    compute_around(arrival, split,
+                   [&](std::span<const OutputPart> parts) { convolve(x, packed, bias, residual, y, parts); });
   };
   if (precision == Precision::bf16) return with(pack_bf16(weight, stencil), convolve_bf16);
-  return with(pack(weight, stencil), convolve);
+  with(pack(weight, stencil), convolve);
 }
 
 Index cells_at_once(Precision precision, Index row) {

@@ -1,5 +1,6 @@
 #include <bit>
 
+#include "for_parts.hpp"
 #include "kernels.hpp"
 #include "pluvia/core/for_cells.hpp"
 #ifdef __CUDACC__
@@ -37,14 +38,11 @@ constexpr int tile_cells = 4, tile_channels = 4;
 /// The plain convolution: each output one chain of fused multiply-adds in the order of taps and channels.
 template <bool bf16>
 void convolve_plainly(const ConstView& x, const WeightAt& w, const Stencil& stencil, const float* bias,
-                      const ConstView& residual, const View& y) {
-  const Index groups = (w.c_out + tile_channels - 1) / tile_channels,
-              tiles = (y.shape.x + tile_cells - 1) / tile_cells;
-  const Shape cut{y.shape.b, y.shape.t, y.shape.y, tiles, 1};
-  for_cells(cut, groups, [=] PLUVIA_ANYWHERE(const CellAt& at, Index group) {
-    const Index x0 = at.x * tile_cells, c0 = group * tile_channels;
-    const int cells = static_cast<int>(y.shape.x - x0 < tile_cells ? y.shape.x - x0 : tile_cells),
-              channels = static_cast<int>(w.c_out - c0 < tile_channels ? w.c_out - c0 : tile_channels);
+                      const ConstView& residual, const View& y, std::span<const OutputPart> parts) {
+  const Index groups = (w.c_out + tile_channels - 1) / tile_channels;
+  const auto tile = [=] PLUVIA_ANYWHERE(const CellAt& at, Index cells, Index group) {
+    const Index c0 = group * tile_channels;
+    const int channels = static_cast<int>(w.c_out - c0 < tile_channels ? w.c_out - c0 : tile_channels);
     float sum[tile_cells][tile_channels];
     for (int i = 0; i < tile_cells; ++i)
       for (int j = 0; j < tile_channels; ++j) sum[i][j] = bias && j < channels ? bias[c0 + j] : 0.0F;
@@ -55,7 +53,7 @@ void convolve_plainly(const ConstView& x, const WeightAt& w, const Stencil& sten
           const float* from[tile_cells];
           for (int i = 0; i < tile_cells; ++i)
             from[i] = x.cell(at.b, at.t + kt + stencil.t_first, at.y + ky + stencil.y_first,
-                             x0 + (i < cells ? i : 0) + kx + stencil.x_first);
+                             at.x + (i < cells ? i : 0) + kx + stencil.x_first);
           for (Index ci = 0; ci < w.c_in; ++ci) {
             float weight[tile_channels];
             for (int j = 0; j < tile_channels; ++j)
@@ -67,11 +65,12 @@ void convolve_plainly(const ConstView& x, const WeightAt& w, const Stencil& sten
           }
         }
     for (int i = 0; i < tile_cells && i < cells; ++i) {
-      float* to = y.cell(at.b, at.t, at.y, x0 + i) + c0;
-      const float* more = residual.origin ? residual.cell(at.b, at.t, at.y, x0 + i) + c0 : nullptr;
+      float* to = y.cell(at.b, at.t, at.y, at.x + i) + c0;
+      const float* more = residual.origin ? residual.cell(at.b, at.t, at.y, at.x + i) + c0 : nullptr;
       for (int j = 0; j < tile_channels && j < channels; ++j) to[j] = more ? sum[i][j] + more[j] : sum[i][j];
     }
-  });
+  };
+  for_runs(y.shape, parts, tile_cells, groups, tile);
 }
 
 /// Rows are summed in chunks by themselves, and the chunks in order.
@@ -113,13 +112,20 @@ void weight_gradient_plainly(const ConstView& x, const ConstView& dy, const Sten
 } // namespace
 
 void convolve(Precision precision, const ConstView& x, const float* weight, Weights form,
-              const Stencil& stencil, const float* bias, const ConstView& residual, const View& y) {
+              const Stencil& stencil, const float* bias, const ConstView& residual, const View& y,
+              const Split& split, const Arrival& arrival) {
   const WeightAt w{weight, x.shape.c, y.shape.c, stencil.taps() - 1, form == Weights::transposed};
-  if (precision == Precision::f32) return convolve_plainly<false>(x, w, stencil, bias, residual, y);
+  if (precision == Precision::f32)
+    return compute_around(arrival, split, [&](std::span<const OutputPart> parts) {
+      convolve_plainly<false>(x, w, stencil, bias, residual, y, parts);
+    });
 #ifdef __CUDACC__
-  cudnn::convolve(x, weight, form, stencil, bias, residual, y);
+  if (arrival && split.inside.empty()) arrival();
+  cudnn::convolve(x, weight, form, stencil, bias, residual, y, split.inside.empty() ? Arrival{} : arrival);
 #else
-  convolve_plainly<true>(x, w, stencil, bias, residual, y);
+  compute_around(arrival, split, [&](std::span<const OutputPart> parts) {
+    convolve_plainly<true>(x, w, stencil, bias, residual, y, parts);
+  });
 #endif
 }
 

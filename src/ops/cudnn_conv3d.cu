@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 
+#include "for_parts.hpp"
 #include "pluvia/core/device_array.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/core/for_cells.hpp"
@@ -62,17 +63,22 @@ struct Packed {
   DeviceArray<Bf16> values;
 };
 
-Packed pack(const ConstView& from, const Margin& m) {
+/// An arrival fills the margin when all else is packed.
+Packed pack(const ConstView& from, const Margin& m, const Arrival& arrival = {}) {
   const Shape s{from.shape.b, from.shape.t + m.t_lo + m.t_hi, from.shape.y + m.y_lo + m.y_hi,
                 from.shape.x + m.x_lo + m.x_hi, padded(from.shape.c)};
   Packed out{s, DeviceArray<Bf16>(static_cast<std::size_t>(s.size()))};
   Bf16* const to = out.values.data();
   const Index t_lo = m.t_lo, y_lo = m.y_lo, x_lo = m.x_lo, channels = from.shape.c;
-  for_cells(s, s.c, [=] PLUVIA_ANYWHERE(const CellAt& at, Index c) {
-    const Index i = ((at.b * s.t + at.t) * s.y + at.y) * s.x + at.x;
-    to[i * s.c + c] =
-        __float2bfloat16(c < channels ? from.cell(at.b, at.t - t_lo, at.y - y_lo, at.x - x_lo)[c] : 0.0F);
-  });
+  const auto fill = [&](std::span<const OutputPart> parts) {
+    for_runs(s, parts, 1, s.c, [=] PLUVIA_ANYWHERE(const CellAt& at, Index, Index c) {
+      const Index i = ((at.b * s.t + at.t) * s.y + at.y) * s.x + at.x;
+      to[i * s.c + c] =
+          __float2bfloat16(c < channels ? from.cell(at.b, at.t - t_lo, at.y - y_lo, at.x - x_lo)[c] : 0.0F);
+    });
+  };
+  const OutputPart own{{t_lo, t_lo + from.shape.t}, {y_lo, y_lo + from.shape.y}, {x_lo, x_lo + from.shape.x}};
+  compute_around(arrival, arrival ? split_around(own, s) : Split{}, fill);
   return out;
 }
 
@@ -295,10 +301,10 @@ void linear(const ConstView& x, const float* weight, Weights form, const float* 
 } // namespace
 
 void convolve(const ConstView& x, const float* weight, Weights form, const Stencil& stencil,
-              const float* bias, const ConstView& residual, const View& y) {
+              const float* bias, const ConstView& residual, const View& y, const Arrival& arrival) {
   if (stencil.taps() == 1) return linear(x, weight, form, bias, residual, y);
-  const Packed operand = pack(x, reach(stencil));
   const DeviceArray<Bf16> w = pack_filters(weight, form, stencil.taps(), x.shape.c, y.shape.c);
+  const Packed operand = pack(x, reach(stencil), arrival);
   const Index c_out = padded(y.shape.c);
   const Plan& plan = plan_of(operand.shape, stencil, c_out);
   DeviceArray<Bf16> made(static_cast<std::size_t>(y.shape.cells() * c_out));

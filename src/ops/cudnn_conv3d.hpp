@@ -7,8 +7,11 @@
 // libraries'. Local.
 namespace pluvia::kernels::cudnn {
 
+/// In one piece, once the margins have arrived: thin parts would each ask for a call of the library, and a
+/// pass before and behind it. What a message hides behind is the rounding of the weights and of the tile's
+/// own cells.
 void convolve(const ConstView& x, const float* weight, Weights form, const Stencil& stencil,
-              const float* bias, const ConstView& residual, const View& y);
+              const float* bias, const ConstView& residual, const View& y, const Arrival& arrival);
 /// Adds to dw.
 void convolve_weight_gradient(const ConstView& x, const ConstView& dy, const Stencil& stencil, float* dw);
 

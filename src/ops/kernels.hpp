@@ -1,11 +1,13 @@
 #pragma once
 #include <cstdint>
+#include <span>
 
 #include "pluvia/core/fixed_sum.hpp"
 #include "pluvia/core/tensor.hpp"
 #include "pluvia/ops/attention.hpp"
 #include "pluvia/ops/conv3d.hpp"
 #include "pluvia/ops/norm.hpp"
+#include "pluvia/ops/output_parts.hpp"
 #include "pluvia/ops/pointwise.hpp"
 
 // The operators on the accelerator. What the operators' own headers say of shapes, margins and equations
@@ -38,14 +40,17 @@ void add_channel_sums(const ConstView& x, float* to);
 
 /// w [taps, C_in, C_out]; with `transpose`, the weights of the gradient of the input: y has C_in channels.
 enum class Weights { as_they_are, transposed };
+/// What is inside is asked for before the arrival.
 void convolve(Precision precision, const ConstView& x, const float* weight, Weights form,
-              const Stencil& stencil, const float* bias, const ConstView& residual, const View& y);
+              const Stencil& stencil, const float* bias, const ConstView& residual, const View& y,
+              const Split& split = {}, const Arrival& arrival = {});
 /// Adds to dw, and to db where that is not null.
 void convolve_weight_gradient(Precision precision, const ConstView& x, const ConstView& dy,
                               const Stencil& stencil, float* dw, float* db);
 
+/// Where parts are given, of the queries in these alone.
 void attend(const ConstView& q, const ConstView& k, const ConstView& v, const AttentionWindow& window,
-            TileOrigin origin, const View& o, const View& log_sum);
+            TileOrigin origin, const View& o, const View& log_sum, std::span<const OutputPart> parts = {});
 void attend_delta(const ConstView& d_o, const ConstView& o, const View& delta);
 /// dq of this tile's queries; where they are shared, of each cell by itself: [B, leads, Y, X, C].
 void pull_queries(const ConstView& q, const ConstView& k, const ConstView& v, const ConstView& d_o,

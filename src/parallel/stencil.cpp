@@ -28,17 +28,13 @@ void show(const AttentionView& view, const Tensor& q, const Tensor& k, const Att
   view(q.to(Device::host), k.to(Device::host), window, origin);
 }
 
-/// The outputs of a convolution that read nothing of what an exchange brings, and the others.
-struct Split {
-  std::vector<OutputPart> inside, rim;
-};
-
 bool others_send(const HaloPlan& plan, int rank) {
   return std::ranges::any_of(plan.receives, [&](const auto& piece) { return piece.peer != rank; });
 }
 
-/// `tile`: of cells in a row that the kernel takes at once.
-Split split(const HaloPlan& plan, const Shape& s, const Margin& m, Index tile) {
+/// The outputs of a convolution that read nothing of what an exchange brings, and the others.
+Split split(const HaloPlan& plan, const Tensor& y, const Margin& m, Precision precision) {
+  const Shape& s = y.shape();
   Margin wet; // margins that hold more than zeros
   for (const HaloPlan::Piece& piece : plan.receives) {
     const Span frames = piece.frames_of(s.t);
@@ -50,26 +46,16 @@ Split split(const HaloPlan& plan, const Shape& s, const Margin& m, Index tile) {
     if (piece.cells.x1 > s.x) wet.x_hi = m.x_hi;
   }
   Span t{wet.t_lo, s.t - wet.t_hi};
-  const Span y{wet.y_lo, s.y - wet.y_hi};
+  const Span rows{wet.y_lo, s.y - wet.y_hi};
+  if (y.device() == Device::gpu) return split_launches({t, rows, {wet.x_lo, s.x - wet.x_hi}}, s);
   // Columns are left out by whole tiles of the kernel, so that a row takes no more of them than in one piece.
   // Short rows are one or two tiles, all of which a halo may touch: nothing is inside then.
+  const Index tile = cells_at_once(precision, s.x);
   const auto tiles = [&](Index cells) { return (cells + tile - 1) / tile * tile; };
   const Span x{tiles(wet.x_lo), wet.x_hi > 0 ? (s.x - wet.x_hi) / tile * tile : s.x};
-  if (t.size() <= 0 || y.size() <= 0 || x.size() <= 0) return {};
   // Rows in pieces are read twice, which costs up to a tenth: a quarter of the work hides a message as well.
-  if (x.size() < s.x) t.to = t.from + std::max<Index>(1, t.size() / 4);
-  Split out{{{t, y, x}}, {}};
-  const auto add = [&](const OutputPart& part) {
-    if (part.t.size() > 0 && part.y.size() > 0 && part.x.size() > 0) out.rim.push_back(part);
-  };
-  const Span rows{0, s.y}, columns{0, s.x};
-  add({{0, t.from}, rows, columns});
-  add({{t.to, s.t}, rows, columns});
-  add({t, {0, y.from}, columns});
-  add({t, {y.to, s.y}, columns});
-  add({t, y, {0, x.from}});
-  add({t, y, {x.to, s.x}});
-  return out;
+  if (t.size() > 0 && x.size() < s.x) t.to = t.from + std::max<Index>(1, t.size() / 4);
+  return split_around({t, rows, x}, s);
 }
 
 } // namespace
@@ -86,17 +72,9 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   const float* const b = bias.value.cell(0, 0, 0, 0);
   const Tensor* const addend = residual ? &residual->value : nullptr;
   // What is inside is computed while the halo travels, to the same bits: every output is a chain of its own.
-  const bool may_split = x->value.device() == Device::host && others_send(plan, tiles.comm().rank());
-  const Split parts = may_split ? split(plan, s, x->value.margin(), cells_at_once(precision, s.x)) : Split{};
-  if (parts.inside.empty()) {
-    halo.finish();
-    convolution(precision, x->value, weight.value, stencil, b, addend, y);
-  } else {
-    const auto compute = convolution_by_parts(precision, x->value, weight.value, stencil, b, addend, y);
-    compute(parts.inside);
-    halo.finish();
-    if (!parts.rim.empty()) compute(parts.rim);
-  }
+  const Split parts =
+      others_send(plan, tiles.comm().rank()) ? split(plan, y, x->value.margin(), precision) : Split{};
+  convolution(precision, x->value, weight.value, stencil, b, addend, y, parts, [&] { halo.finish(); });
   const auto pull = [&tape, &tiles, level, precision, x, &weight, &bias, stencil, residual](Node& node) {
     HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad},
                                            {"conv3d", level, Layer::Pass::backward});

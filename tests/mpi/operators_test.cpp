@@ -192,8 +192,8 @@ AttentionWindow window_of(const std::string& form, Decomposition& tiles, int lev
       {AxisWindow::Kind::all, 0, frames}, tiles.around_y(level, 1), tiles.around_x(level, 1)}; // lead_around
 }
 
-Row attention_row(const std::string& form, int level) {
-  constexpr Index frames = 3, channels = 32, leads = 2;
+Row attention_row(const std::string& form, int level, Index channels = 32) {
+  constexpr Index frames = 3, leads = 2;
   const bool lead = form.starts_with("lead");
   const auto keys = [=](Decomposition& t) { return key_margin(t, level, window_of(form, t, level, frames)); };
   const auto queries = [=](Decomposition& t) {
@@ -316,8 +316,8 @@ std::vector<Row> table() {
   return rows;
 }
 
-Tiling tiling_for(const Communicator& comm, Edge edge, Index block = 0) {
-  const Index ny = 29, nx = edge == Edge::periodic ? 32 : 27;
+Tiling tiling_for(const Communicator& comm, Edge edge, Index block = 0, Index ny = 29, Index nx_closed = 27) {
+  const Index nx = edge == Edge::periodic ? (nx_closed + 7) / 8 * 8 : nx_closed;
   const GridShape shape = choose_grid_shape(ny, nx, 3, comm.size(), 0, 0, block);
   return {ny, nx, 3, shape.rows, shape.cols, edge, block};
 }
@@ -396,11 +396,12 @@ TEST_P(Operator, SameBitsOnManyRanksAndThreads) {
       close(many.inputs[i]->grad, single.inputs[i]->grad, "shared queries");
 }
 
-/// The largest difference of two tensors' cells over the largest value of the second.
-double distance(const Tensor& a, const Tensor& b) {
+/// The largest difference of two tensors' cells over the largest value of the second, in which the first
+/// one's lie at `tile`.
+double distance(const Tensor& a, const Tensor& b, const Rect& tile = {}) {
   double scale = 0, worst = 0;
   for_elements(a.shape(), [&](Index ib, Index t, Index y, Index x, Index c) {
-    const double of_a = a.cell(ib, t, y, x)[c], of_b = b.cell(ib, t, y, x)[c];
+    const double of_a = a.cell(ib, t, y, x)[c], of_b = b.cell(ib, t, y + tile.y0, x + tile.x0)[c];
     scale = std::max(scale, std::abs(of_b));
     worst = std::isfinite(of_a) ? std::max(worst, std::abs(of_a - of_b)) : INFINITY;
   });
@@ -427,6 +428,29 @@ TEST_P(Operator, OnTheAcceleratorItIsTheSame) {
     for (std::size_t i = 0; i < row.parameters.size(); ++i)
       EXPECT_LE(distance(there.parameters[i].grad, host.parameters[i].grad), most)
           << row.name << ": gradient of parameter " << i;
+  }
+}
+
+// Tiles so large that an accelerator computes what is inside while halos travel.
+TEST(LargeTile, OnLinkedAcceleratorsItIsTheSame) {
+  if (accelerator::count() == 0) GTEST_SKIP() << "there is no GPU that CUDA can use";
+  const Communicator world(MPI_COMM_WORLD), alone(MPI_COMM_SELF);
+  if (world.size() == 1) GTEST_SKIP() << "nobody sends halos";
+  const Index ny = 121 * ((world.size() + 3) / 4), nx = 123, widest = 2;
+  const Row convolution = conv_row("conv3d", 0, causal_stencil(3, 3, 3), 3, 5, true);
+  for (const auto& [row, edge] : {std::pair{convolution, Edge::closed},
+                                  {convolution, Edge::periodic},
+                                  {attention_row("neighbourhood", 0, 16), Edge::periodic}}) {
+    Decomposition tiles(world, tiling_for(world, edge, 0, ny, nx)),
+        one(alone, tiling_for(alone, edge, 0, ny, nx));
+    tiles.link_accelerators();
+    const Rect tile = tiles.tile(0);
+    ASSERT_GE(samples * 3 * (tile.height() - 2 * widest) * (tile.width() - 2 * widest), worth_two_launches);
+    const Outcome many = evaluate(row, tiles, 0, true, {}, Device::gpu), single = evaluate(row, one, 0, true);
+    EXPECT_EQ(distance(many.output->value, single.output->value, tile), 0) << row.name << ": values";
+    for (std::size_t i = 0; i < row.inputs.size(); ++i)
+      EXPECT_LE(distance(many.inputs[i]->grad, single.inputs[i]->grad, tile), 1e-4)
+          << row.name << ": gradient of input " << i;
   }
 }
 

@@ -140,22 +140,15 @@ template class PendingSums<std::int64_t>;
 
 // ops/conv3d.hpp, ops/weight_gradient.hpp
 
-std::function<void(std::span<const OutputPart>)> convolution_by_parts(Precision, const Tensor&,
-                                                                      const Tensor& weight,
-                                                                      const Stencil& stencil, const float*,
-                                                                      const Tensor*, Tensor& y) {
-  const Shape& w = weight.shape();
-  const auto whole = measured().of(convolution_task(y.shape(), stencil.taps(), w.x, w.c)).forward;
-  return [each = whole / static_cast<double>(y.shape().cells())](std::span<const OutputPart> parts) {
-    Index cells = 0;
-    for (const OutputPart& p : parts) cells += p.t.size() * p.y.size() * p.x.size();
-    work(each * static_cast<double>(cells));
-  };
-}
 void convolution(Precision, const Tensor&, const Tensor& weight, const Stencil& stencil, const float*,
-                 const Tensor*, Tensor& y) {
-  const Shape& w = weight.shape();
-  work(measured().of(convolution_task(y.shape(), stencil.taps(), w.x, w.c)).forward);
+                 const Tensor*, Tensor& y, const Split& split, const Arrival& arrival) {
+  const Shape &w = weight.shape(), &s = y.shape();
+  const auto whole = measured().of(convolution_task(s, stencil.taps(), w.x, w.c)).forward;
+  compute_around(arrival, split, [&](std::span<const OutputPart> parts) {
+    Index cells = parts.empty() ? s.t * s.y * s.x : 0;
+    for (const OutputPart& p : parts) cells += p.t.size() * p.y.size() * p.x.size();
+    work(whole * static_cast<double>(s.b * cells) / static_cast<double>(s.cells()));
+  });
 }
 void convolution_pull_input(Precision, const Tensor& dy, const Tensor& weight, const Stencil& stencil,
                             const Tensor*, Tensor&) {

@@ -1,10 +1,10 @@
 #pragma once
-#include <functional>
 #include <vector>
 
 #include "pluvia/core/order_free_sums.hpp"
 #include "pluvia/core/tensor.hpp"
 #include "pluvia/ops/axis_window.hpp"
+#include "pluvia/ops/output_parts.hpp"
 
 namespace pluvia {
 
@@ -25,12 +25,9 @@ struct TileOrigin {
   Index query_frame = 0, key_frame = 0;
 };
 
-/// Fills margins that are still on their way, and is called once: what needs none of them comes before.
-using Arrival = std::function<void()>;
-
-/// q [B, Tq, Y, X, C], or [1, all leads, 1, 1, C] when all cells ask alike; k, v [B, Tk, Y, X, C] with margins
-/// that hold every key, or that `arrival` fills; o [B, Tq, Y, X, C]; log_sum [B, Tq, Y, X, C / 16] (log of the
-/// softmax normaliser). Local but for the arrival.
+/// q [B, Tq, Y, X, C], or [1, all leads, 1, 1, C] when all cells ask alike; k, v [B, Tk, Y, X, C] with
+/// margins that hold every key, or that `arrival` fills; o [B, Tq, Y, X, C]; log_sum [B, Tq, Y, X, C / 16]
+/// (log of the softmax normaliser). Local but for the arrival.
 void attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionWindow& window,
             TileOrigin origin, Tensor& o, Tensor& log_sum, const Arrival& arrival = {});
 
@@ -44,9 +41,9 @@ void attend_delta(const Tensor& d_o, const Tensor& o, Tensor& delta);
 
 /// Gradients of this tile's queries (left out when dq is null), keys and values, in gather form: keys and
 /// values take what the queries around them give, so q, d_o, log_sum and delta need margins that hold every
-/// query that sees a key of this tile, or that `arrival` fills. Shared queries [1, all leads, 1, 1, C] sum over
-/// the tile's cells and leads, rows in order, into dq; or, where they are given, cell by cell into shared_sums,
-/// and dq is left alone. Local but for the arrival.
+/// query that sees a key of this tile, or that `arrival` fills. Shared queries [1, all leads, 1, 1, C] sum
+/// over the tile's cells and leads, rows in order, into dq; or, where they are given, cell by cell into
+/// shared_sums, and dq is left alone. Local but for the arrival.
 void attend_gradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
                       const Tensor& log_sum, const Tensor& delta, const AttentionWindow& window,
                       TileOrigin origin, Tensor* dq, Tensor& dk, Tensor& dv,

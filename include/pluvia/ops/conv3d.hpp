@@ -1,11 +1,10 @@
 #pragma once
-#include <functional>
 #include <span>
 
 #include "pluvia/ad/profile.hpp"
 #include "pluvia/core/precision.hpp"
-#include "pluvia/core/span.hpp"
 #include "pluvia/core/tensor.hpp"
+#include "pluvia/ops/output_parts.hpp"
 
 namespace pluvia {
 
@@ -36,11 +35,6 @@ PackedWeights pack(const Tensor& weight, const Stencil& stencil);
 /// For the gradient of the input: taps mirrored, channels exchanged.
 PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil);
 
-/// Some frames, rows and columns of an output.
-struct OutputPart {
-  Span t, y, x;
-};
-
 /// y = bias + sum over taps and input channels of x w (+ residual): [B, T, Y, X, C_in] -> [B, T, Y, X,
 /// C_out]. x must have at least the stencil's reach as margin, filled. Every output is one chain of fused
 /// multiply-adds in the order of taps and channels, so its bits depend on nothing but its inputs: not on the
@@ -65,15 +59,13 @@ inline bool has_native_bf16() {
 
 // What operators call: y = bias + w * x (+ residual) and its gradients, in f32 as above, or with x, w and dy
 // rounded to bf16. There, too, every output is a sum in an order that depends neither on the tile nor on the
-// threads. Local.
+// threads. Local but for the arrival.
+/// Where margins of x are still on their way, the outputs inside are computed before the arrival fills them,
+/// to the same bits.
 void convolution(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
-                 const float* bias, const Tensor* residual, Tensor& y);
-/// The same on the host, part by part: packs the weights, and returns what computes the outputs in given
-/// parts. It holds on to all tensors but the weights.
-std::function<void(std::span<const OutputPart>)>
-convolution_by_parts(Precision precision, const Tensor& x, const Tensor& weight, const Stencil& stencil,
-                     const float* bias, const Tensor* residual, Tensor& y);
-/// Neighbouring outputs of a row of so many that are computed together there: a part of a row that is no
+                 const float* bias, const Tensor* residual, Tensor& y, const Split& split = {},
+                 const Arrival& arrival = {});
+/// Neighbouring outputs of a row of so many that the host computes together: a part of a row that is no
 /// multiple of it costs more than its share.
 Index cells_at_once(Precision precision, Index row);
 /// dx = w' * dy (+ addend, which may be dx itself).
