@@ -108,7 +108,18 @@ std::string name() {
 
 void* allocate(std::size_t bytes) {
   void* memory = nullptr;
-  cuda::check(cudaMallocAsync(&memory, bytes > 0 ? bytes : 1, cuda::stream()), "The GPU gives no memory");
+  const auto ask = [&] { return cudaMallocAsync(&memory, bytes > 0 ? bytes : 1, cuda::stream()); };
+  cudaError_t status = ask();
+  // What recorded work needs stays with it between replays, which other work has to do without, until the GPU
+  // is full: the next replay takes it again.
+  if (int device = 0;
+      status == cudaErrorMemoryAllocation && !recording() && cudaGetDevice(&device) == cudaSuccess) {
+    cudaGetLastError();
+    wait();
+    cuda::check(cudaDeviceGraphMemTrim(device), "The GPU does not take memory back");
+    status = ask();
+  }
+  cuda::check(status, "The GPU gives no memory");
   return memory;
 }
 
@@ -266,7 +277,14 @@ Recording::~Recording() = default;
 
 void Recording::replay() {
   refuse_in_recording();
-  cuda::check(cudaGraphLaunch(parts_->ready, cuda::stream()), "Recorded work did not start");
+  cudaError_t status = cudaGraphLaunch(parts_->ready, cuda::stream());
+  if (status == cudaErrorMemoryAllocation) { // other work left its own in the pool
+    cudaGetLastError();
+    wait();
+    cuda::check(cudaMemPoolTrimTo(pool(), 0), "The GPU does not take memory back");
+    status = cudaGraphLaunch(parts_->ready, cuda::stream());
+  }
+  cuda::check(status, "Recorded work did not start");
 }
 
 std::size_t peak_bytes() {
