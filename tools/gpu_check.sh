@@ -130,7 +130,7 @@ case ${1:-} in
   mkdir -p "$out"
   : >"$out/log.txt"
   cd "$here/.."
-  build >>"$out/log.txt" 2>&1 || { tail -n 40 "$out/log.txt"; exit 1; }
+  build -DPLUVIA_ARCH=native >>"$out/log.txt" 2>&1 || { tail -n 40 "$out/log.txt"; exit 1; }
   check build/cuda build/cuda/tests inputs/bench_reference.yaml tools/reference
   exit $failed
   ;;

@@ -5,7 +5,7 @@
 
 Times the network's operators on this machine with `pluvia bench`, in processor time, on one rank and grids of several
 sizes. Then runs steps of the program's own stages, halos, gathers and sums on simulated ranks
-(tools/scaling/predict.cpp): on 1 to 4 that share this machine, beside real ones, and on a cluster of CPU nodes and one
+(tools/scaling/predict.cpp): on 1 to 8 that share this machine, beside real ones, and on a cluster of CPU nodes and one
 of GPU nodes, for every axis along which ranks share the work, and for products of them, on one domain, and for tiles on
 one that grows with the ranks. Prints tables and writes
 scaling.json and, where matplotlib is installed, scaling.png. What FOLDER (build/scaling/run) holds already is not done
@@ -228,11 +228,15 @@ class Study:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for n in sorted({1, *ranks}):
                 wanted = [(name, axis) for axis in (AXES if n > 1 else [{}]) for name in CLUSTERS]
-                weak = [pool.submit(self.weak_step, name, n) for name in CLUSTERS]
                 if n >= PRODUCTS_FROM:
                     wanted += [(name, axis) for name in CLUSTERS for axis in chosen[name]]
-                list(pool.map(lambda which: self.step(*which, n), wanted))
-                [step.result() for step in weak]
+                steps = [pool.submit(self.weak_step, name, n) for name in CLUSTERS]
+                steps += [pool.submit(self.step, name, axis, n) for name, axis in wanted]
+                try:
+                    [step.result() for step in steps]
+                except SystemExit:
+                    pool.shutdown(cancel_futures=True)
+                    raise
                 if n >= PRODUCTS_FROM:
                     for name in CLUSTERS:
                         chosen[name].sort(key=lambda axis: self.step(name, axis, n)["step_s"])
@@ -291,7 +295,7 @@ def draw(clusters, file):
     except ImportError:
         return print("no plot: matplotlib is not installed")
     colours = ["#000000", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7"]
-    figure, axes = plt.subplots(1, len(clusters), figsize=(8, 3.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(clusters), figsize=(8, 4.2), sharey=True)
     ticks = sorted({n for tables in clusters.values() for row in tables["axes"] for n in row["ranks"]})
     for axis, (name, tables) in zip(axes, clusters.items()):
         for i, row in enumerate(tables["axes"]):
@@ -305,7 +309,8 @@ def draw(clusters, file):
         axis.axhline(100 * ENOUGH, color="grey", lw=0.5)
         axis.set(title=f"{name} nodes", xlabel="ranks", xticks=ticks, xticklabels=ticks, ylim=(0, 105))
     axes[0].set_ylabel("efficiency [%], predicted")
-    axes[0].legend(fontsize=7, loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncol=5)
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.93, bottom=0.25, wspace=0.06)
     figure.savefig(file, dpi=100)
     return print(f"plot in {file}")
 

@@ -430,8 +430,9 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     }
     // Of all ranks the least favourable.
     const double exposed = phase([](const StepPhases&p) { return p.reduction / p.total(); }),
-                 hidden =
-                     1 - phase([](const StepPhases&p) { return p.reduction / (p.hidden + p.reduction); });
+                 hidden = 1 - phase([](const StepPhases&p) {
+                            return p.hidden > 0 ? p.reduction / (p.hidden + p.reduction) : 1;
+                          });
     json["reduction"] = {{"exposed_of_step", exposed}, {"hidden", hidden}};
     if (world.size() > 1)
       out += fmt::format("  sums of gradients: {:.1f}% of their time hidden behind backward, the rest is "

@@ -89,7 +89,7 @@ struct NetworkTiming::Watch {
     Instant begin, end;
   };
   Device device;
-  Instant begin{device}, first = begin; ///< of the step, of its first pass
+  Instant begin{device}, first = begin, passed = begin; ///< of the step, its first pass; the end of the last
   std::vector<std::pair<Instruction, Instant>> followed = {};
   std::vector<Lap> losses = {}, sums = {}; ///< within passes, which are not over before
 
@@ -141,6 +141,7 @@ double NetworkTiming::gradients(Watch* watch, Profile* profile) {
     batch.followed = [&](const Instruction& what) { watch->followed.emplace_back(what, watch->now()); };
   }
   pipeline_.run(batch);
+  if (watch) watch->passed = watch->now();
   sync.finish();
   return sync.hidden_seconds();
 }
@@ -163,10 +164,9 @@ StepPhases NetworkTiming::step(Profile* profile) {
     if (m.what.kind == Instruction::Kind::forward) phases.forward += m.end - m.begin;
     if (!is_pass(m.what.kind)) phases.stages += m.end - m.begin;
   }
-  const Instant& passed = watch.followed.back().second;
   const double meanwhile = Watch::total(watch.sums);
-  phases.backward = passed.since(watch.begin) - phases.forward - phases.stages - meanwhile;
-  phases.reduction = meanwhile + summed.since(passed);
+  phases.backward = watch.passed.since(watch.begin) - phases.forward - phases.stages - meanwhile;
+  phases.reduction = meanwhile + summed.since(watch.passed);
   phases.loss = Watch::total(watch.losses);
   phases.forward -= phases.loss;
   for (const auto& [layer, after] : tiles_.halo_costs()) {

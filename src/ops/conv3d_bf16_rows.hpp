@@ -56,11 +56,11 @@ struct GradientRuns {
   Index of_frame, count;
 
   /// `width`: of x with its margins.
-  GradientRuns(const Rows& all, Index width, Index cells_a_step)
+  GradientRuns(const Rows& all, Index width, Index cells_a_step, Index cells_at_once)
       : rows(all), joined(false), at_once(1), pitch(all.length), of_frame(all.flat ? 1 : all.shape.y),
         count(all.count) {
-    constexpr Index enough_cells = 512;
-    const Index most = std::clamp<Index>(enough_cells / width, 1, all.shape.y);
+    const Index enough_cells = std::min<Index>(512, cells_at_once),
+                most = std::clamp<Index>(enough_cells / width, 1, all.shape.y);
     joined = !all.flat && round_up(most * width, cells_a_step) < most * round_up(all.length, cells_a_step);
     if (!joined) return;
     at_once = most, pitch = width, of_frame = (all.shape.y + most - 1) / most;
@@ -364,7 +364,7 @@ void weight_gradient_with(const Tensor& x, const Tensor& dy, const Stencil& sten
   const Index frames = s.t + m.t_lo + m.t_hi, heights = s.y + m.y_lo + m.y_hi;
   const Index width = s.x + m.x_lo + m.x_hi;
   const Rows rows(dy.shape(), taps == 1 && x.dense() && dy.dense(), flat_length);
-  const GradientRuns runs(rows, width, Kernels::cells_a_step);
+  const GradientRuns runs(rows, width, Kernels::cells_a_step, Kernels::cells_at_once);
   // Of x whole frames are turned around where their rows follow each other in runs, else rows. A last step
   // reads beyond them.
   const Index line = runs.joined ? heights * width : width,

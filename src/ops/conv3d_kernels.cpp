@@ -120,8 +120,9 @@ void convolve(Precision precision, const ConstView& x, const float* weight, Weig
       convolve_plainly<false>(x, w, stencil, bias, residual, y, parts);
     });
 #ifdef __CUDACC__
-  if (arrival && split.inside.empty()) arrival();
-  cudnn::convolve(x, weight, form, stencil, bias, residual, y, split.inside.empty() ? Arrival{} : arrival);
+  const bool first = split.inside.empty() || stencil.taps() == 1; // nothing is computed before
+  if (arrival && first) arrival();
+  cudnn::convolve(x, weight, form, stencil, bias, residual, y, first ? Arrival{} : arrival);
 #else
   compute_around(arrival, split, [&](std::span<const OutputPart> parts) {
     convolve_plainly<true>(x, w, stencil, bias, residual, y, parts);

@@ -5,13 +5,15 @@ namespace pluvia {
 
 constexpr int max_classes = 32;
 
-/// Softmax of a few classes; returns the logarithm of its normaliser.
+/// Softmax of a few classes; returns the logarithm of its normaliser. All are no numbers where a logit is
+/// none, which exp_f32 and log_f32 would hide.
 PLUVIA_ANYWHERE inline float softmax(const float* logits, int n, float* p) {
-  float top = logits[0], sum = 0;
+  float top = logits[0], sum = 0, none = 0;
+  for (int k = 0; k < n; ++k) none += logits[k] == logits[k] ? 0.0F : logits[k];
   for (int k = 1; k < n; ++k) top = top < logits[k] ? logits[k] : top;
   for (int k = 0; k < n; ++k) sum += p[k] = exp_f32(logits[k] - top);
-  for (int k = 0; k < n; ++k) p[k] /= sum;
-  return top + log_f32(sum);
+  for (int k = 0; k < n; ++k) p[k] = p[k] / sum + none;
+  return top + log_f32(sum) + none;
 }
 
 /// The loss of one cell of class c, and, where g is not null, its gradient by the n logits z times `weight`;

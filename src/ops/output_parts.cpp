@@ -8,8 +8,7 @@ bool is_empty(const OutputPart& part) {
   return part.t.size() <= 0 || part.y.size() <= 0 || part.x.size() <= 0;
 }
 
-} // namespace
-
+/// What lies around a part within another one that contains it: at most six, none of them empty.
 std::vector<OutputPart> parts_around(const OutputPart& inside, const OutputPart& whole) {
   const auto& [t, y, x] = inside;
   std::vector<OutputPart> out;
@@ -22,6 +21,8 @@ std::vector<OutputPart> parts_around(const OutputPart& inside, const OutputPart&
     if (!is_empty(part)) out.push_back(part);
   return out;
 }
+
+} // namespace
 
 Split split_around(const OutputPart& inside, const Shape& s) {
   if (is_empty(inside)) return {};

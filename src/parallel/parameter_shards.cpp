@@ -1,6 +1,8 @@
 #include "pluvia/parallel/parameter_shards.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <utility>
 
 namespace pluvia {
@@ -17,7 +19,7 @@ std::span<float> part(std::span<float> values, Index from, Index size) {
 } // namespace
 
 ParameterShards::ParameterShards(const Communicator& comm, std::vector<Parameter*> parameters, int most)
-    : first_(group_of(comm.rank(), comm.size(), most) == 0),
+    : comm_(comm), first_(group_of(comm.rank(), comm.size(), most) == 0),
       group_(comm.split(group_of(comm.rank(), comm.size(), most), comm.rank())),
       parameters_(std::move(parameters)), begins_{0} {
   for (const Parameter* p : parameters_)
@@ -57,6 +59,18 @@ void ParameterShards::set_values(std::span<const float> own) {
     write_values(p.parameter->value, p.values.from,
                  own.subspan(static_cast<std::size_t>(p.at), static_cast<std::size_t>(p.values.size())));
   gather();
+}
+
+bool ParameterShards::agree() const {
+  if (group_.size() == comm_.size()) return true;
+  std::uint64_t digest = 0; // of bits and places (multiplicative hashing, Knuth 1998, 6.4)
+  for (const Parameter* p : parameters_)
+    for (const float v : values_of(p->value))
+      digest = (digest ^ std::bit_cast<std::uint32_t>(v)) * 0x9e3779b97f4a7c15U;
+  const auto mine = static_cast<std::int64_t>(digest >> 1);
+  std::int64_t most[] = {mine, -mine};
+  comm_.all_reduce(most, Reduce::max);
+  return most[0] == -most[1];
 }
 
 void ParameterShards::gather() {

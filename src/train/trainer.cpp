@@ -181,6 +181,10 @@ void Training::save(const std::string& path, const Checkpoint& checkpoint) const
 }
 
 void Training::save_state() {
+  if (!trainee_.shards.agree())
+    fail(ExitCode::failed, "Ranks have different weights",
+         "their sums of gradients differ, which the MPI library or NCCL must not let happen",
+         "Go on with train.from=latest and train.exact=true, or with another version of the library.");
   last_saved_ = {}; // first, for memory holds one of them
   last_saved_ = state();
   Checkpoint checkpoint = surroundings();

@@ -2,6 +2,7 @@
 #include "pluvia/parallel/parameter_shards.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -88,6 +89,16 @@ TEST_P(ParametersInShards, EveryRankSetsItsOwnAndGetsTheOthers) {
     const std::vector<float> all = all_values(set);
     for (std::size_t i = 0; i < all.size(); ++i) ASSERT_EQ(all[i], static_cast<float>(i)) << "of " << size;
   }
+}
+
+TEST_P(ParametersInShards, AgreeUnlessAGroupHasOthers) {
+  ParameterSet set(1);
+  set.add_constant("one", 5, 1.0F);
+  const ParameterShards shards(world, set.all(), GetParam());
+  EXPECT_TRUE(shards.agree());
+  float& value = set.all().front()->value.storage()[3];
+  if (shards.first_group()) value = std::nextafter(value, 2.0F);
+  EXPECT_EQ(shards.agree(), groups == 1);
 }
 
 TEST_P(ParametersInShards, UpdatesAndAveragesHaveTheBitsOfOneRank) {

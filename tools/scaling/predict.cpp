@@ -86,12 +86,12 @@ public:
                  static_cast<double>(logits->value.shape().t) / static_cast<double>(leads));
       logits->grad = Tensor(logits->value.shape(), logits->grad_margin);
     };
+    ParameterShards shards(world_, parameters); // which trainings make once
     world_.barrier();
     clock.catch_up();
     clock.spent() = {};
     const double start = MPI_Wtime();
     GradientSync sync(world_, parameters);
-    ParameterShards shards(world_, parameters);
     batch.whole = [&](auto whole) { sync.complete(whole); };
     pipeline_.run(batch);
     sync.finish();

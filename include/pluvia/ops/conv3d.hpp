@@ -43,8 +43,8 @@ PackedWeights pack_transposed(const Tensor& weight, const Stencil& stencil);
 void convolve(const Tensor& x, const PackedWeights& w, const float* bias, const Tensor* residual, Tensor& y,
               std::span<const OutputPart> parts = {});
 
-/// dw += sum over cells of x dy, db += sum of dy (db may be null). x as in convolve; dw [t, y, x, C_in,
-/// C_out]. The same bits for every thread count. Local.
+/// dw += sum over cells of x dy, db += sum of dy (db may be null). x as in convolve, with all its margins
+/// filled; dw [t, y, x, C_in, C_out]. The same bits for every thread count. Local.
 void convolve_weight_gradient(const Tensor& x, const Tensor& dy, const Stencil& stencil, Tensor& dw,
                               float* db);
 

@@ -13,9 +13,6 @@ struct OutputPart {
   Span t, y, x;
 };
 
-/// What lies around a part within another one that contains it: at most six, none of them empty.
-std::vector<OutputPart> parts_around(const OutputPart& inside, const OutputPart& whole);
-
 /// Outputs that need nothing of margins that are still on their way, and the others: where nothing is inside,
 /// all of them.
 struct Split {

@@ -26,7 +26,7 @@ public:
   };
 
   /// `comm`: the ranks that hold the same parameters, and get the same sums of gradients, to the bit: groups
-  /// do not compare what they own. `most`: of a group. The parameters must outlive it. Collective.
+  /// do not compare what they own but in agree(). `most`: of a group. Both must outlive it. Collective.
   ParameterShards(const Communicator& comm, std::vector<Parameter*> parameters, int most = most_sharing);
   /// From now on values travel from accelerator to accelerator. Precondition: each rank has one of its own.
   /// Collective.
@@ -47,6 +47,9 @@ public:
   /// Brings every rank's own values to all others of its group. Collective.
   void gather();
 
+  /// Whether all groups have the same values, to the bit. Collective.
+  bool agree() const;
+
   /// What the rank that has most of `values` has, when so many ranks hold them.
   static Index most_of(Index values, int ranks) {
     const int smallest = ranks / groups_of(ranks, most_sharing);
@@ -59,6 +62,7 @@ private:
   /// As few as hold `ranks`, so even that their sizes differ by one at most.
   static int groups_of(int ranks, int most) { return (ranks + most - 1) / most; }
   static int group_of(int rank, int ranks, int most) { return rank * groups_of(ranks, most) / ranks; }
+  const Communicator& comm_;
   bool first_;
   Communicator group_;
   std::unique_ptr<DeviceLink> link_;
