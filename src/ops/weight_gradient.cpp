@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
+#include <vector>
+
+#include <omp.h>
 
 #include "kernels.hpp"
 #include "pluvia/core/parallel_for.hpp"
@@ -51,6 +55,22 @@ void pull_own_rows(const GradientBlocks& share, Precision precision, const Tenso
   }
 }
 
+/// The blocks of a tile that are this rank's turn.
+std::vector<Part> own_blocks(const GradientBlocks& blocks, const Shape& s) {
+  const Index frames = blocks.frames > 0 ? blocks.frames : s.t, rows = blocks.rows(s.y),
+              columns = blocks.columns(s.x);
+  std::vector<Part> out;
+  Index turn = 0;
+  for (Index b = 0; b < s.b; ++b)
+    for (Index t = 0; t < s.t; t += frames)
+      for (Index y = 0; y < s.y; y += rows)
+        for (Index x = 0; x < s.x; x += columns)
+          if (turn++ % blocks.members == blocks.member)
+            out.push_back(
+                {b, t, y, x, std::min(frames, s.t - t), std::min(rows, s.y - y), std::min(columns, s.x - x)});
+  return out;
+}
+
 } // namespace
 
 void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, const Tensor& x,
@@ -63,30 +83,37 @@ void pull_convolution_weight(const GradientBlocks& blocks, Precision precision, 
       convolution_pull_weight(precision, x, dy, stencil, weight.grad, db);
     return;
   }
-  const Shape& s = dy.shape();
-  const Index frames = blocks.frames > 0 ? blocks.frames : s.t, rows = blocks.rows(s.y),
-              columns = blocks.columns(s.x);
-  Tensor dw(weight.value.shape()), db({1, 1, 1, 1, s.c});
+  const std::vector<Part> parts = own_blocks(blocks, dy.shape());
+  // Each thread takes a block of its own where there are enough: to share out one of few cells takes longer
+  // than its sums do.
+  const auto threads = static_cast<std::size_t>(omp_get_max_threads()),
+             at_once = parts.size() >= threads ? threads : 1;
+  struct Sums {
+    Tensor dw, db;
+  };
+  std::vector<Sums> sums;
+  for (std::size_t i = 0; i < at_once; ++i)
+    sums.push_back({Tensor(weight.value.shape()), Tensor({1, 1, 1, 1, dy.shape().c})});
+  const std::size_t size = weight.value.storage().size();
   constexpr std::size_t piece = 16384;
-  const std::size_t pieces = (dw.storage().size() + piece - 1) / piece;
-  Index turn = 0;
-  for (Index b = 0; b < s.b; ++b)
-    for (Index t = 0; t < s.t; t += frames)
-      for (Index y = 0; y < s.y; y += rows)
-        for (Index ix = 0; ix < s.x; ix += columns) {
-          if (turn++ % blocks.members != blocks.member) continue;
-          const Part part{
-              b, t, y, ix, std::min(frames, s.t - t), std::min(rows, s.y - y), std::min(columns, s.x - ix)};
-          dw.fill(0.0F);
-          db.fill(0.0F);
-          convolution_pull_weight(precision, crop(x, part, reach(stencil)), crop(dy, part, {}), stencil, dw,
-                                  db.cell(0, 0, 0, 0));
-          parallel_for(static_cast<Index>(pieces), [&](Index i) {
-            const std::size_t first = static_cast<std::size_t>(i) * piece;
-            weight.sums.add(first, dw.storage().subspan(first, std::min(piece, dw.storage().size() - first)));
-          });
-          if (bias) bias->sums.add(0, db.storage());
-        }
+  for (std::size_t first = 0; first < parts.size(); first += at_once) {
+    const std::span now = std::span(parts).subspan(first, std::min(at_once, parts.size() - first));
+    parallel_for(static_cast<Index>(now.size()), [&](Index i) {
+      const Part& part = now[static_cast<std::size_t>(i)];
+      auto& [dw, db] = sums[static_cast<std::size_t>(i)];
+      dw.fill(0.0F);
+      db.fill(0.0F);
+      convolution_pull_weight(precision, crop(x, part, reach(stencil)), crop(dy, part, {}), stencil, dw,
+                              db.cell(0, 0, 0, 0));
+    });
+    parallel_for(static_cast<Index>((size + piece - 1) / piece), [&](Index i) {
+      const std::size_t from = static_cast<std::size_t>(i) * piece, count = std::min(piece, size - from);
+      for (std::size_t k = 0; k < now.size(); ++k)
+        weight.sums.add(from, sums[k].dw.storage().subspan(from, count));
+    });
+    if (bias)
+      for (std::size_t k = 0; k < now.size(); ++k) bias->sums.add(0, sums[k].db.storage());
+  }
 }
 
 } // namespace pluvia
