@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The job scripts on a real SLURM: training that is told to stop saves, is queued again and ends with the very numbers of
-# an undisturbed run; forecasts of an array and the sum of their scores are those of one run; the benchmark climbs its
-# ladder. Where no cluster answers it starts one of its own, as root; else it skips. Needs PLUVIA and MPIEXEC, as ctest
+# The job scripts on a real SLURM: training that is told to stop, at its start or later, is queued again and ends with the
+# very numbers of an undisturbed run, and stays away when it is cancelled; forecasts of an array and the sum of their scores
+# are those of one run, and shares that would leave some out are refused; the benchmark climbs its ladder. Where no cluster answers it starts one of its own, as root; else it skips. Needs PLUVIA and MPIEXEC, as ctest
 # sets them; the cluster must see this file system.
 source "$(dirname "$0")/lib/opening.sh"
 source "$here/lib/slurm.sh"
@@ -15,11 +15,14 @@ train=(train.steps=60 train.validate_every=30 train.checkpoint_every=20)
 run 2 train deck.yaml "${train[@]}" train.output=straight >/dev/null 2>err || { cat err; exit 1; }
 
 job=$(submit --nodes=2 --ntasks=2 --output=slurm-train.out "$PLUVIA_JOBS/train.sbatch" deck.yaml "${train[@]}" train.output=queued)
+for _ in $(seq 300); do squeue -h -s -j "$job" -o %i | grep -q '\.0$' && break; sleep 0.05; done
+scancel --signal=USR1 --batch "$job" # while ranks are being started
+queued_again "$job" 20
 for _ in $(seq 300); do grep -q '"step":10,' queued/log.jsonl 2>/dev/null && break; sleep 0.1; done
 scancel --signal=USR1 --batch "$job"
-for _ in $(seq 100); do grep -q 'queued again' slurm-train.out && break; sleep 0.1; done
-grep -q 'queued again' slurm-train.out || { echo "not stopped:"; cat slurm-train.out; exit 1; }
-queued_again "$job" 10
+for _ in $(seq 100); do grep -q 'saved and queued again' slurm-train.out && break; sleep 0.1; done
+grep -q 'saved and queued again' slurm-train.out || { echo "not stopped:"; cat slurm-train.out; exit 1; }
+queued_again "$job" 10 2
 finished "$job"
 grep -q 'going on from' slurm-train.out || { echo "not resumed:"; cat slurm-train.out; exit 1; }
 diff <(grep '"loss"' straight/log.jsonl) <(grep '"loss"' queued/log.jsonl)
@@ -32,6 +35,17 @@ for name in ("straight", "queued"): # the headers hold the configurations, with 
 assert len(weights[0]) > 100000 and weights[0] == weights[1]
 END
 
+job=$(submit --nodes=2 --ntasks=2 "$PLUVIA_JOBS/train.sbatch" deck.yaml "${train[@]}" train.steps=100000 train.output=cancelled)
+for _ in $(seq 300); do grep -q '"step":3,' cancelled/log.jsonl 2>/dev/null && break; sleep 0.1; done
+scancel "$job"
+ended "$job" CANCELLED
+ls cancelled/checkpoint_*.h5 >/dev/null
+
+job=$(submit --array=1-2 --ntasks=1 "$PLUVIA_JOBS/forecast.sbatch" deck.yaml out 2020-01-04T00:00 2020-01-04T08:00 2)
+ended "$job" FAILED
+job=$(submit --ntasks=1 "$PLUVIA_JOBS/forecast.sbatch" deck.yaml out 2020-01-04T0x 2020-01-04T08:00 2)
+ended "$job" FAILED
+[ ! -e out ]
 job=$(submit --array=0-1 --ntasks=1 "$PLUVIA_JOBS/forecast.sbatch" deck.yaml out 2020-01-04T00:00 2020-01-04T08:00 2 \
   train.output=straight forecast.write_logits=false)
 finished "$job"
@@ -46,4 +60,4 @@ cmp whole_scores/scores.csv out/scores/scores.csv
 job=$(submit --nodes=2 --ntasks=2 "$PLUVIA_JOBS/bench.sbatch" deck.yaml bench.ny=24 bench.nx=20 bench.rounds=1)
 finished "$job"
 python3 -c 'import json; rows = json.load(open("bench.json"))["scaling"]; assert [r["ranks"] for r in rows] == [1, 2, 1, 2], rows'
-echo "stopped, queued again and resumed to the same weights; array merged; ladder climbed"
+echo "stopped, queued again and resumed to the same weights; cancelled; array merged; ladder climbed"
