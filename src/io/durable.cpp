@@ -1,5 +1,6 @@
 #include "pluvia/io/durable.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -7,6 +8,7 @@
 #include <fstream>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -41,13 +43,21 @@ void prepare_part(const std::string& path, const std::string& part) {
 }
 
 void require_room(const std::string& part, std::size_t bytes) {
+  const Descriptor file{::open(part.c_str(), O_WRONLY)};
+  struct stat now {};
   struct statvfs space {};
-  if (::statvfs(part.c_str(), &space) != 0) return; // not every file system tells
-  const std::size_t left = static_cast<std::size_t>(space.f_bavail) * space.f_frsize;
-  if (left < bytes)
+  const bool told = ::fstat(file.number, &now) == 0 && ::statvfs(part.c_str(), &space) == 0; // not all tell
+  const auto reserved = static_cast<std::size_t>(std::max<off_t>(0, now.st_blocks * 512 - now.st_size));
+  const std::size_t left = static_cast<std::size_t>(space.f_bavail) * space.f_frsize + reserved;
+  if (told && left < bytes)
     fail(ExitCode::failed, "No room to write " + part,
          std::to_string(left >> 20) + " MiB left, " + std::to_string((bytes >> 20) + 1) +
              " MiB may be needed",
+         "Make room there, or choose another output.");
+  const auto size = static_cast<off_t>(bytes);
+  if (::fallocate(file.number, FALLOC_FL_KEEP_SIZE, now.st_size, size) != 0 &&
+      (errno == ENOSPC || errno == EDQUOT))
+    fail(ExitCode::failed, "No room to write " + part, std::strerror(errno),
          "Make room there, or choose another output.");
 }
 
@@ -68,7 +78,9 @@ void publish(const std::string& part, const std::string& path) {
     fail(ExitCode::failed, "Cannot finish " + path, std::strerror(errno), "Check the space of its folder.");
   };
   const Descriptor file{::open(part.c_str(), O_RDWR)};
-  if (file.number < 0 || ::fsync(file.number) != 0) refuse();
+  if (file.number < 0 || ::ftruncate(file.number, ::lseek(file.number, 0, SEEK_END)) != 0 ||
+      ::fsync(file.number) != 0)
+    refuse();
   if (std::rename(part.c_str(), path.c_str()) != 0) refuse();
   // The new name itself is durable once the folder is; some file systems cannot flush folders, which is no
   // loss.

@@ -16,7 +16,7 @@ namespace {
 class Handle {
 public:
   Handle(hid_t id, herr_t (*close)(hid_t), const std::string& what) : id_(id), close_(close) {
-    if (id < 0) fail(ExitCode::data, what, "HDF5 refused", "The file may be damaged, or its disk full.");
+    if (id < 0) fail(ExitCode::data, what, "HDF5 refused", "The file may be damaged.");
   }
   ~Handle() {
     if (id_ >= 0) close_(id_);
@@ -31,7 +31,10 @@ private:
 };
 
 void require(herr_t status, const std::string& what) {
-  if (status < 0) fail(ExitCode::data, what, "HDF5 refused", "The file may be damaged, or its disk full.");
+  if (status < 0) fail(ExitCode::data, what, "HDF5 refused", "The file may be damaged.");
+}
+void require_written(herr_t status, const std::string& what) {
+  if (status < 0) fail(ExitCode::failed, what, "HDF5 refused", "The disk may be full.");
 }
 
 Handle file_access(const Communicator* comm, const std::string& path) {
@@ -99,7 +102,7 @@ H5File H5File::create(const Communicator& comm, const std::string& path) {
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "Cannot create " + path);
   require(H5Pset_userblock(creation, user_block), "Cannot create " + path);
   const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation, access);
-  require(static_cast<herr_t>(file < 0 ? -1 : 0), "Cannot create " + path);
+  require_written(static_cast<herr_t>(file < 0 ? -1 : 0), "Cannot create " + path);
   return {path, file, Access::collective, comm.rank()};
 }
 
@@ -137,7 +140,9 @@ H5File& H5File::operator=(H5File&& other) noexcept {
 
 void H5File::close() {
   const LibraryGuard guard(library_lock());
-  require(H5Fclose(std::exchange(file_, -1)), "Cannot finish " + path_);
+  // Apart, because a file whose closing failed HDF5 closes once more at the program's end, and comes down.
+  require_written(H5Fflush(file_, H5F_SCOPE_LOCAL), "Cannot finish " + path_);
+  require_written(H5Fclose(std::exchange(file_, -1)), "Cannot finish " + path_);
 }
 
 namespace {
@@ -155,8 +160,10 @@ Handle create_dataset(hid_t file, const std::string& path, const std::string& na
   const Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "Cannot write " + path);
   require(H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), "Cannot write " + path);
   require(H5Pset_obj_track_times(creation, 0), "Cannot write " + path);
-  return {H5Dcreate2(file, name.c_str(), type, space, links, creation, H5P_DEFAULT), H5Dclose,
-          "Cannot write " + name + " to " + path};
+  const hid_t data = H5Dcreate2(file, name.c_str(), type, space, links, creation, H5P_DEFAULT);
+  const std::string what = "Cannot write " + name + " to " + path;
+  require_written(static_cast<herr_t>(data < 0 ? -1 : 0), what);
+  return {data, H5Dclose, what};
 }
 } // namespace
 
@@ -180,7 +187,7 @@ void H5File::write(const std::string& name, const std::vector<std::int64_t>& ext
   const Handle data = create_dataset(file_, path_, name, H5T_IEEE_F32LE, space);
   const Handle memory = memory_space(boxes, values.size());
   select(space, boxes);
-  require(
+  require_written(
       H5Dwrite(data, H5T_NATIVE_FLOAT, memory, space, transfer(access_ == Access::collective), values.data()),
       "Cannot write " + name + " to " + path_);
 }
@@ -194,7 +201,7 @@ void H5File::write_text(const std::string& name, const std::string& text) {
   const std::vector<Hyperslab> boxes{{{0}, {mine}}};
   const Handle memory = memory_space(boxes, text.size());
   select(space, boxes);
-  require(
+  require_written(
       H5Dwrite(data, H5T_NATIVE_UCHAR, memory, space, transfer(access_ == Access::collective), text.data()),
       "Cannot write " + name + " to " + path_);
 }

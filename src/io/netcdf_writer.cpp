@@ -73,6 +73,7 @@ NcWriter::NcWriter(const Communicator& comm, const std::string& path)
     if (comm_.rank() == 0) prepare_part(path_, part_);
   });
   try {
+    ask_room(0);
     on_all("create", [&] {
       return nc_create_par(part_.c_str(), NC_NETCDF4 | NC_CLOBBER, comm_.raw(), MPI_INFO_NULL, &file_);
     });
@@ -181,7 +182,15 @@ void NcWriter::write_table(const std::string& name, std::span<const double> valu
   write_table(name, std::vector<std::size_t>(count.size(), 0), count, values);
 }
 
-int NcWriter::prepare_write(const std::string& name, int access) {
+void NcWriter::ask_room(std::size_t bytes) const {
+  constexpr std::size_t surroundings = std::size_t{1} << 20; // attributes, tables of chunks
+  together(comm_, [&] {
+    if (comm_.rank() == 0) require_room(part_, bytes + surroundings);
+  });
+}
+
+int NcWriter::prepare_write(const std::string& name, int access, std::size_t bytes) {
+  ask_room(bytes);
   int id = 0;
   on_all("variable " + name, [&] {
     id = variable_id(name);
@@ -196,7 +205,7 @@ int NcWriter::prepare_write(const std::string& name, int access) {
 void NcWriter::write_table(const std::string& name, const std::vector<std::size_t>& start,
                            const std::vector<std::size_t>& count, std::span<const double> values) {
   // A scalar has no empty selection for the other ranks: rank 0 writes it alone.
-  const int id = prepare_write(name, start.empty() ? NC_INDEPENDENT : NC_COLLECTIVE);
+  const int id = prepare_write(name, start.empty() ? NC_INDEPENDENT : NC_COLLECTIVE, values.size_bytes());
   on_all("values of " + name, [&] {
     if (start.empty()) return comm_.rank() == 0 ? nc_put_var_double(file_, id, values.data()) : NC_NOERR;
     const std::vector<std::size_t> mine =
@@ -209,7 +218,6 @@ template <class T, class Put>
 void NcWriter::put_tile(const std::string& name, const std::vector<std::size_t>& start,
                         const std::vector<std::size_t>& count, const Rect& tile, std::span<const T> values,
                         Put put) {
-  // A write that fails inside MPI-IO may leave the other ranks waiting, so ask for room beforehand.
   std::vector<std::size_t> slices = count; // of all ranks, which may share out the outermost
   if (!count.empty()) {
     std::array<std::int64_t, 2> ends{-static_cast<std::int64_t>(start[0]),
@@ -217,11 +225,12 @@ void NcWriter::put_tile(const std::string& name, const std::vector<std::size_t>&
     comm_.all_reduce(std::span<std::int64_t>(ends), Reduce::max);
     slices[0] = static_cast<std::size_t>(ends[0] + ends[1]);
   }
-  together(comm_, [&] {
-    const LibraryGuard guard(library_lock());
-    if (comm_.rank() == 0) require_room(part_, field_cells(file_, variable_id(name), slices) * sizeof(T));
+  std::size_t bytes = 0;
+  on_all("extents of " + name, [&] {
+    bytes = field_cells(file_, variable_id(name), slices) * sizeof(T);
+    return NC_NOERR;
   });
-  const int id = prepare_write(name, NC_COLLECTIVE);
+  const int id = prepare_write(name, NC_COLLECTIVE, bytes);
   on_all("values of " + name, [&] {
     std::vector<std::size_t> from = start, size = count;
     from.push_back(static_cast<std::size_t>(tile.y0));

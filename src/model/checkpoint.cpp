@@ -7,6 +7,8 @@
 #include <fstream>
 #include <optional>
 
+#include <unistd.h>
+
 #include <nlohmann/json.hpp>
 
 #include "pluvia/core/error.hpp"
@@ -106,29 +108,47 @@ std::size_t bytes_of(const Checkpoint& checkpoint, const Rect& domain) {
   return values * sizeof(float) + (std::size_t{1} << 20);
 }
 
-/// The HDF5 part. Collective; agrees after every call, so that no rank waits in the next one.
-void write_contents(const Communicator& comm, const std::string& path, const Checkpoint& checkpoint,
-                    const Rect& domain, const Rect& tile) {
-  std::optional<H5File> file;
-  together(comm, [&] { file.emplace(H5File::create(comm, path)); });
+/// Collective; agrees after every call, so that no rank waits in the next one.
+void write_contents(const Communicator& comm, H5File& file, const Checkpoint& checkpoint, const Rect& domain,
+                    const Rect& tile) {
   const auto write_text = [&](const std::string& name, const std::string& text) {
-    together(comm, [&] { file->write_text(name, text); });
+    together(comm, [&] { file.write_text(name, text); });
   };
   write_text("step", std::to_string(checkpoint.step));
   write_text("configuration", checkpoint.configuration);
   for (const auto& [name, text] : checkpoint.texts) write_text("texts/" + name, text);
   for (const auto& [name, array] : checkpoint.arrays)
     together(comm, [&, &name = name, &array = array] {
-      if (array.run) return file->write("arrays/" + name, array.extents, *array.run, array.values);
+      if (array.run) return file.write("arrays/" + name, array.extents, *array.run, array.values);
       const Hyperslab box = comm.rank() == 0 ? whole(array.extents) : nothing(array.extents.size());
-      file->write("arrays/" + name, array.extents, box, array.values);
+      file.write("arrays/" + name, array.extents, box, array.values);
     });
   for (const auto& [name, field] : checkpoint.fields)
     together(comm, [&, &name = name, &field = field] {
-      file->write("fields/" + name, {field.outer, domain.height(), domain.width(), field.inner},
-                  tile_of_field(field.outer, field.inner, tile), field.values);
+      file.write("fields/" + name, {field.outer, domain.height(), domain.width(), field.inner},
+                 tile_of_field(field.outer, field.inner, tile), field.values);
     });
-  together(comm, [&] { file->close(); });
+  together(comm, [&] { file.close(); });
+}
+
+/// The HDF5 part. Collective.
+void write_file(const Communicator& comm, const std::string& path, const Checkpoint& checkpoint,
+                const Rect& domain, const Rect& tile) {
+  std::optional<H5File> file;
+  together(comm, [&] { file.emplace(H5File::create(comm, path)); });
+  try {
+    together(comm, [&] {
+      if (comm.rank() == 0) require_room(path, bytes_of(checkpoint, domain));
+    });
+    write_contents(comm, *file, checkpoint, domain, tile);
+  } catch (...) {
+    // What HDF5 keeps of the file it must be able to write even now, or it comes down at the program's end:
+    // an empty file makes room for that.
+    if (comm.rank() == 0) [[maybe_unused]]
+      const int left = ::truncate(path.c_str(), 0);
+    comm.barrier();
+    throw;
+  }
 }
 
 using nlohmann::json;
@@ -202,7 +222,7 @@ std::string write_checkpoint(const Communicator& comm, const std::string& path, 
       prepare_part(path, part);
       try_room(part, bytes_of(checkpoint, domain));
     });
-    write_contents(comm, part, checkpoint, domain, tile);
+    write_file(comm, part, checkpoint, domain, tile);
     together(comm, [&] {
       if (comm.rank() != 0) return;
       digest = seal(part);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A rank that is killed ends the whole job within seconds and is named; a disk that fills up while a checkpoint is
 # written ends it with one message and leaves the checkpoint before as it was; and training goes on from there to the
-# same bytes. Needs PLUVIA and MPIEXEC, as ctest sets them; Python with netCDF4.
+# same bytes. Nor does a forecast onto a full disk wait for ever. Needs PLUVIA and MPIEXEC, as ctest sets them; Python
+# with netCDF4; for small disks the right to mount them.
 source "$(dirname "$0")/lib/opening.sh"
 source "$here/lib/kill_rank.sh"
 find_python netCDF4 numpy || exit 77
@@ -45,3 +46,34 @@ echo "disk full: status $status after $((SECONDS - start)) s"
 cmp straight/checkpoint_00000009.h5 full/checkpoint_00000009.h5
 train 2 train.output=full train.from=latest || { cat err; exit 1; }
 same full
+
+# A disk of one checkpoint and a half whose file system neither tells nor reserves what is left, so that HDF5 finds out:
+# on one rank, for on several the others may wait inside Open MPI's collective write.
+mkdir disk
+if ! mount -t tmpfs -o size=$(($(stat -c %s straight/checkpoint_00000009.h5) * 3 / 2)) none disk 2>/dev/null; then
+  echo "not tested: disks that are full (none can be mounted)"
+  exit 0
+fi
+trap 'cd / && umount "$folder/disk"; rm -rf "$folder"' EXIT
+refused() { # PATTERN RANKS ARGUMENTS...: with one message and status 1, in under 10 s
+  local status=0 start=$SECONDS
+  timeout 60 "$MPIEXEC" --oversubscribe --bind-to none -np "$2" "$PLUVIA" "${@:3}" >/dev/null 2>err || status=$?
+  echo "$3 onto a full disk: status $status after $((SECONDS - start)) s: $(grep 'pluvia: ' err)"
+  [ "$status" -eq 1 ] && [ $((SECONDS - start)) -lt 10 ] && [ "$(grep -c 'pluvia: ' err)" -eq 1 ] && grep -q "pluvia: $1" err ||
+    { cat err; exit 1; }
+}
+mkdir disk/run && cp straight/checkpoint_00000009.h5 disk/run/
+"${CXX:-c++}" -shared -fPIC -o silent.so -x c++ - <<'END'
+#include <cerrno>
+extern "C" int statvfs(const char*, void*) { return errno = ENOSYS, -1; }
+extern "C" int fallocate(int, int, long, long) { return errno = EOPNOTSUPP, -1; }
+END
+LD_PRELOAD=$folder/silent.so refused 'Cannot write .* to disk/run/checkpoint_00000012.h5.part' 1 \
+  train deck.yaml "${options[@]}" train.output=disk/run train.from=latest
+[ "$(cd disk/run && echo *)" = "checkpoint_00000009.h5 config.yaml log.jsonl" ] || { ls disk/run; exit 1; }
+cmp straight/checkpoint_00000009.h5 disk/run/checkpoint_00000009.h5
+
+# A forecast that no byte is left for.
+head -c 1G /dev/zero >disk/rest 2>/dev/null || true
+refused 'No room to write disk/pluvia_pop' 3 forecast deck.yaml train.output=straight forecast.output=disk
+[ "$(cd disk && echo *)" = "rest run" ] || { ls disk; exit 1; }

@@ -9,12 +9,14 @@ namespace pluvia {
 
 /// Makes the folder of `path` and an empty, writable file `part`. Local. Throws a usage Error when it cannot.
 void prepare_part(const std::string& path, const std::string& part);
-/// Throws a failed Error when the file system of `part` has less than `bytes` left. Local.
+/// Reserves `bytes` beyond the end of `part` where its file system can do so. Throws a failed Error when
+/// there is less left, or less than a quota allows. Local.
 void require_room(const std::string& part, std::size_t bytes);
 /// The same by asking for the space and giving it back, which finds quotas and limits of file sizes too.
-/// Empties `part`. HDF5 cannot end in good order once a write has failed, so this is asked before. Local.
+/// Empties `part`. HDF5 may not end in good order once a write has failed, so this is asked before. Local.
 void try_room(const std::string& part, std::size_t bytes);
-/// Flushes `part` to disk and renames it to `path`. Local. Throws a failed Error when it cannot.
+/// Gives back what `part` does not need, flushes it to disk and renames it to `path`. Local. Throws a failed
+/// Error when it cannot.
 void publish(const std::string& part, const std::string& path);
 /// All three for a text. Local. Throws as they do.
 void write_whole(const std::string& path, const std::string& text);

@@ -125,8 +125,12 @@ private:
   template <class T, class Put>
   void put_tile(const std::string& name, const std::vector<std::size_t>& start,
                 const std::vector<std::size_t>& count, const Rect& tile, std::span<const T> values, Put put);
-  /// Ends the definitions, sets how ranks take part in the next write, and returns the variable's number.
-  int prepare_write(const std::string& name, int access);
+  /// Asks for room for `bytes`, as rank 0 counts them, and for what the library keeps about them. When a
+  /// write, or the closing, fails inside MPI-IO some ranks may wait in it for ever.
+  void ask_room(std::size_t bytes) const;
+  /// Ends the definitions, sets how ranks take part in the next write of `bytes`, and returns the variable's
+  /// number.
+  int prepare_write(const std::string& name, int access, std::size_t bytes);
   int variable_id(const std::string& name) const;
   int define(const std::string& name, NcType type, const std::vector<std::string>& dimensions);
   void close();
