@@ -1,7 +1,8 @@
 # Sourced by the job scripts: where the program is, and how it is started on the ranks of the job.
 #   PLUVIA         the program; default: pluvia on the PATH
 #   PLUVIA_LAUNCH  how ranks are started; default: srun with PMIx. Each rank gets --cpus-per-task cores of its own, and
-#                  one rank that fails ends the step.
+#                  one rank that fails ends the step: SLURM tells the others to stop and kills them its KillWait later
+#                  (30 s unless the cluster has another).
 set -euo pipefail
 PLUVIA=${PLUVIA:-pluvia}
 if ! command -v "$PLUVIA" >/dev/null; then

@@ -23,6 +23,7 @@
 #include <mpi.h>
 
 #include "commands.hpp"
+#include "pluvia/comm/stop_signals.hpp"
 #include "pluvia/core/config.hpp"
 #include "pluvia/core/device.hpp"
 
@@ -32,6 +33,7 @@ namespace {
 struct Subcommand {
   const char *name, *purpose;
   ExitCode (*run)(const Communicator&, const Settings&, const Log&);
+  bool stops = false; ///< on request, when it has saved (StopSignals); others are killed by the same signals
 };
 
 /// The subcommands that read a configuration.
@@ -41,8 +43,8 @@ std::vector<Subcommand> subcommands() {
       {"simulate", "Make a satellite and rain archive from a moist shallow-water simulation",
        commands::simulate},
 #endif
-      {"prepare", "Make an archive from raw satellite and precipitation files", commands::prepare},
-      {"train", "Train a network on an archive", commands::train},
+      {"prepare", "Make an archive from raw satellite and precipitation files", commands::prepare, true},
+      {"train", "Train a network on an archive", commands::train, true},
       {"forecast", "Write probabilities of precipitation for each initial time", commands::forecast},
       {"verify", "Score forecasts against the archive and reference forecasts", commands::verify},
       {"bench", "Time the machine, the operators, a training step and a forecast", commands::bench},
@@ -115,11 +117,13 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
   std::string argument, output;
   std::vector<std::string> overrides;
   std::function<ExitCode()> action;
+  bool stops = false;
   for (const Subcommand& subcommand : subcommands()) {
     CLI::App* sub = app.add_subcommand(subcommand.name, subcommand.purpose);
     sub->add_option("CONFIG", argument, "configuration (YAML)")->required();
     sub->add_option("key=value", overrides, "replacements of single keys, as in train.steps=100");
-    sub->callback([&, command = subcommand.run] {
+    sub->callback([&, command = subcommand.run, on_request = subcommand.stops] {
+      stops = on_request;
       action = [&, command] {
         const std::string text = read_on_root(world, argument);
         const Settings settings = parse_settings(text, argument, overrides);
@@ -154,6 +158,7 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
            "this build has " + CLI::detail::join(known, ", "), "See pluvia --help.");
     fail(ExitCode::usage, "The command line is not understood", error.what(), "See pluvia --help.");
   }
+  if (!stops) release_stop_signals();
   return action();
 }
 
@@ -202,6 +207,7 @@ int conclude(const Communicator& ending, int code, const std::string& message) {
 
 int main(int argc, char** argv) {
   using namespace pluvia;
+  hold_stop_signals();
   recycle_memory();
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided);

@@ -6,6 +6,22 @@ namespace pluvia {
 
 namespace {
 std::atomic<bool> stop_requested{false}; // a signal handler can reach nothing else
+
+void mask_stop_signals(int how) {
+  sigset_t both;
+  sigemptyset(&both);
+  sigaddset(&both, SIGTERM);
+  sigaddset(&both, SIGUSR1);
+  pthread_sigmask(how, &both, nullptr);
+}
+} // namespace
+
+void hold_stop_signals() {
+  mask_stop_signals(SIG_BLOCK);
+}
+
+void release_stop_signals() {
+  mask_stop_signals(SIG_UNBLOCK);
 }
 
 StopSignals::StopSignals() {
@@ -15,6 +31,7 @@ StopSignals::StopSignals() {
   action.sa_flags = SA_RESTART; // a write that is under way goes on
   sigaction(SIGTERM, &action, &old_term_);
   sigaction(SIGUSR1, &action, &old_usr1_);
+  release_stop_signals();
 }
 
 StopSignals::~StopSignals() {

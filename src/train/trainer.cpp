@@ -247,7 +247,7 @@ TrainOutcome Training::go_on() {
     const bool stop = signals_.agreed(world_);
     if (!settle(stop ? 0 : under_way)) continue;
     if (saves || stop) save_state();
-    if (stop && !last_step) {
+    if (stop) { // at the last step, too: calibration may take longer than there is time
       log_.info(fmt::format("asked to stop: saved at step {}; go on with train.from=latest", n + 1));
       return TrainOutcome::stopped;
     }

@@ -16,7 +16,10 @@ run 2 train deck.yaml "${train[@]}" train.output=straight >/dev/null 2>err || { 
 
 job=$(submit --nodes=2 --ntasks=2 --output=slurm-train.out "$PLUVIA_JOBS/train.sbatch" deck.yaml "${train[@]}" train.output=queued)
 for _ in $(seq 300); do squeue -h -s -j "$job" -o %i | grep -q '\.0$' && break; sleep 0.05; done
-scancel --signal=USR1 --batch "$job" # while ranks are being started
+for _ in 1 2 3; do # while ranks are being started; srun may lose one then
+  scancel --signal=USR1 --batch "$job"
+  sleep 0.1
+done
 queued_again "$job" 20
 for _ in $(seq 300); do grep -q '"step":10,' queued/log.jsonl 2>/dev/null && break; sleep 0.1; done
 scancel --signal=USR1 --batch "$job"
