@@ -65,15 +65,18 @@ wait "$job" || status=$?
 [ "$status" -eq 75 ] || { echo "status $status after SIGUSR1"; cat err; exit 1; }
 ls stopped/checkpoint_*.h5 >/dev/null
 
-# The same while MPI starts, as the second thread of every rank tells.
-run 2 train deck.yaml train.steps=100000 train.output=early >/dev/null 2>err &
+# The same while MPI starts, as the second thread of every rank tells, and when one step is all: it is calibrated later.
+run 2 train deck.yaml train.steps=1 train.output=early >/dev/null 2>err &
 job=$!
 ranks() { pgrep -f "^$PLUVIA .*train.output=early"; }
 for _ in $(seq 1000); do [ "$(ranks | xargs -r ps -o nlwp= -p | awk '$1 > 1' | wc -l)" -eq 2 ] && break; sleep 0.01; done
 ranks | xargs kill -USR1
 status=0
 wait "$job" || status=$?
-[ "$status" -eq 75 ] && ls early/checkpoint_*.h5 >/dev/null || { echo "status $status after SIGUSR1 at the start"; cat err; exit 1; }
+[ "$status" -eq 75 ] && [ "$(cd early && echo *.h5)" = checkpoint_00000001.h5 ] ||
+  { echo "status $status after SIGUSR1 at the start"; cat err; exit 1; }
+train 2 train.steps=1 train.output=early train.from=latest
+ls early/checkpoint_best.h5 >/dev/null
 
 # A folder that holds another run, whole or to an earlier step, and a checkpoint of another model: refused with one
 # message, and nothing in the folder is touched.
