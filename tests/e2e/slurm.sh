@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The job scripts on a real SLURM: training that is told to stop, at its start or later, is queued again and ends with the
-# very numbers of an undisturbed run, and stays away when it is cancelled; forecasts of an array and the sum of their scores
+# The job scripts on a real SLURM: training that is told to stop saves, is queued again and ends with the very numbers of
+# an undisturbed run; told so while it starts it is queued again, too, and cancelled it stays away; forecasts of an array and the sum of their scores
 # are those of one run, and shares that would leave some out are refused; the benchmark climbs its ladder. Where no cluster answers it starts one of its own, as root; else it skips. Needs PLUVIA and MPIEXEC, as ctest
 # sets them; the cluster must see this file system.
 source "$(dirname "$0")/lib/opening.sh"
@@ -15,17 +15,11 @@ train=(train.steps=60 train.validate_every=30 train.checkpoint_every=20)
 run 2 train deck.yaml "${train[@]}" train.output=straight >/dev/null 2>err || { cat err; exit 1; }
 
 job=$(submit --nodes=2 --ntasks=2 --output=slurm-train.out "$PLUVIA_JOBS/train.sbatch" deck.yaml "${train[@]}" train.output=queued)
-for _ in $(seq 300); do squeue -h -s -j "$job" -o %i | grep -q '\.0$' && break; sleep 0.05; done
-for _ in 1 2 3; do # while ranks are being started; srun may lose one then
-  scancel --signal=USR1 --batch "$job"
-  sleep 0.1
-done
-queued_again "$job" 20
 for _ in $(seq 300); do grep -q '"step":10,' queued/log.jsonl 2>/dev/null && break; sleep 0.1; done
 scancel --signal=USR1 --batch "$job"
-for _ in $(seq 100); do grep -q 'saved and queued again' slurm-train.out && break; sleep 0.1; done
-grep -q 'saved and queued again' slurm-train.out || { echo "not stopped:"; cat slurm-train.out; exit 1; }
-queued_again "$job" 10 2
+for _ in $(seq 100); do grep -q 'queued again' slurm-train.out && break; sleep 0.1; done
+grep -q 'queued again' slurm-train.out || { echo "not stopped:"; cat slurm-train.out; exit 1; }
+queued_again "$job" 10
 finished "$job"
 grep -q 'going on from' slurm-train.out || { echo "not resumed:"; cat slurm-train.out; exit 1; }
 diff <(grep '"loss"' straight/log.jsonl) <(grep '"loss"' queued/log.jsonl)
@@ -39,7 +33,16 @@ assert len(weights[0]) > 100000 and weights[0] == weights[1]
 END
 
 job=$(submit --nodes=2 --ntasks=2 "$PLUVIA_JOBS/train.sbatch" deck.yaml "${train[@]}" train.steps=100000 train.output=cancelled)
-for _ in $(seq 300); do grep -q '"step":3,' cancelled/log.jsonl 2>/dev/null && break; sleep 0.1; done
+for _ in $(seq 300); do squeue -h -s -j "$job" -o %i | grep -q '\.0$' && break; sleep 0.05; done
+for _ in 1 2 3; do # while ranks are being started; srun may lose one then
+  scancel --signal=USR1 --batch "$job" 2>/dev/null || true # it is over already
+  sleep 0.1
+done
+queued_again "$job" 20
+for _ in $(seq 300); do
+  [ "$(state_of "$job")" = "RUNNING " ] && grep -q '"step":3,' cancelled/log.jsonl 2>/dev/null && break
+  sleep 0.1
+done
 scancel "$job"
 ended "$job" CANCELLED
 ls cancelled/checkpoint_*.h5 >/dev/null

@@ -20,15 +20,15 @@ ended() {
   done
   [ "$state" = "$2 " ] || { echo "job $1: $state"; cat slurm-*.out; exit 1; }
 }
-# queued_again JOB SECONDS [TIMES]: waits until it was, and lets it start as soon as its nodes are free, not two minutes later.
+# queued_again JOB SECONDS: waits until it was, and lets it start as soon as its nodes are free, not two minutes later.
 # By the count of its restarts: on a busy machine it may have started again before anybody saw it waiting.
 queued_again() {
   restarted() {
-    [ "$(scontrol show job "$1" | sed -n 's/.* Restarts=\([0-9]*\).*/\1/p')" -ge "$2" ] || return
+    scontrol show job "$1" | grep -q ' Restarts=[1-9]' || return
     case $(state_of "$1") in *COMPLETING*) return 1 ;; esac
   }
-  for _ in $(seq $((5 * $2))); do restarted "$1" "${3:-1}" && break; sleep 0.2; done
-  restarted "$1" "${3:-1}" || { echo "job $1 is not queued again: $(state_of "$1")"; cat slurm-*.out; exit 1; }
+  for _ in $(seq $((5 * $2))); do restarted "$1" && break; sleep 0.2; done
+  restarted "$1" || { echo "job $1 is not queued again: $(state_of "$1")"; cat slurm-*.out; exit 1; }
   sleep 5 # for the nodes to clear the stopped step away
   scontrol update JobId="$1" StartTime=now 2>/dev/null && return
   [ "$(state_of "$1")" != "PENDING " ] || { echo "job $1 cannot be hastened"; exit 1; } # else it has started by itself
