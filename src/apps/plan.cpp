@@ -217,7 +217,7 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   const Tiling& tiling = partition.tiling;
   const StUnetPorts ports = ports_of(s);
   const Stages stages = cut_stages(s.model, ports, tiling, count);
-  StUnet network = make_network(s);
+  StUnet network = make_network(s, ports);
   const Index parameters = network.parameters().size();
   const int ranks = replicas * count * tensor * partition.ranks();
 

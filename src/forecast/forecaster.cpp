@@ -85,7 +85,7 @@ Member load_member(const Communicator& world, const std::string& path, const Set
                    const Rect& tile, Device device, const Log& log) {
   std::string digest;
   const Checkpoint checkpoint = read_checkpoint(world, path, tile, &digest);
-  Member out{make_network(trained, device),
+  Member out{make_network(trained, ports_of(trained), device),
              from_field(checkpoint.fields.at("climatology")),
              {checkpoint.arrays.at("normalisation/mean").values,
               checkpoint.arrays.at("normalisation/deviation").values},

@@ -35,7 +35,7 @@ public:
   /// The folder is its own, and what it goes on from is known, before it reads the archive for its samples.
   Training(const Communicator& world, const Settings& settings, const Log& log)
       : world_(world), settings_(settings), log_(log), archive_(open_training_archive(world, settings)),
-        trainee_(world, settings, archive_.index.grid), steps_(world, settings, log, trainee_),
+        trainee_(make_trainee(world, settings, archive_.index.grid)), steps_(world, settings, log, trainee_),
         folder_(open_run_folder(world, log, settings.train.output)), resumed_(resume()),
         samples_(world, settings, log, archive_, trainee_) {}
 
