@@ -87,8 +87,7 @@ Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& o
   put(own, share.member);
   {
     const Stopwatch waiting(cost.wait_seconds);
-    mpi_check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE),
-              "MPI_Waitall");
+    wait_for(requests);
   }
   for (int member = 0; member < share.members; ++member)
     if (member != share.member) put(incoming[static_cast<std::size_t>(member)], member);
