@@ -319,6 +319,13 @@ std::string memory_table(const MemoryUse& m, const Taken& by_forecast, const std
   return out;
 }
 
+std::string time_messages(const Communicator& world, Json& json) {
+  const MessageCeiling messages = message_ceiling(world);
+  json = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
+  return fmt::format("\nmessages    {:.2f} us, {:.2f} GB/s between ranks 0 and 1\n",
+                     1e6 * messages.latency_seconds, messages.bytes_per_second / giga);
+}
+
 /// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
 std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Device device,
                           Json& json) {
@@ -454,13 +461,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     out += stage_table(trainee.grid.stages, phases, s.bench.samples, json["stage_report"]);
   // The rows are of one rank, of its stage, and so is the ceiling to compare them with.
   out += operator_table(profile, rounds, timed[0].rate / world.size(), json["operators"]);
-
-  if (world.size() > 1) {
-    const MessageCeiling messages = message_ceiling(world);
-    out += fmt::format("\nmessages    {:.2f} us, {:.2f} GB/s between ranks 0 and 1\n",
-                       1e6 * messages.latency_seconds, messages.bytes_per_second / giga);
-    json["messages"] = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
-  }
+  if (world.size() > 1) out += time_messages(world, json["messages"]);
   progress.update(3, "messages timed");
   if (!s.bench.ranks.empty())
     out += fmt::format("\n{}", scaling_table(world, s, precision, device, json["scaling"]));
