@@ -9,7 +9,7 @@
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/stopwatch.hpp"
 #include "pluvia/ops/linear.hpp"
-#include "pluvia/ops/weight_gradient.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {

@@ -6,7 +6,7 @@
 
 #include "pluvia/comm/relay.hpp"
 #include "pluvia/ops/recurrence.hpp"
-#include "pluvia/ops/weight_gradient.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 
 namespace pluvia {
 

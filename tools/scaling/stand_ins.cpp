@@ -21,7 +21,7 @@
 #include "pluvia/ops/pointwise.hpp"
 #include "pluvia/ops/recurrence.hpp"
 #include "pluvia/ops/resample.hpp"
-#include "pluvia/ops/weight_gradient.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {
