@@ -138,7 +138,7 @@ template <class T> std::vector<std::vector<T>> PendingSums<T>::finish() {
 template class PendingSums<float>;
 template class PendingSums<std::int64_t>;
 
-// ops/conv3d.hpp, ops/weight_gradient.hpp
+// ops/conv3d.hpp, ops/convolution_gradients.hpp
 
 void convolution(Precision, const Tensor&, const Tensor& weight, const Stencil& stencil, const float*,
                  const Tensor*, Tensor& y, const Split& split, const Arrival& arrival) {
