@@ -221,8 +221,8 @@ std::string halo_table(const Communicator& comm, const std::vector<StepPhases>& 
     const std::size_t first = key.find('|'), second = key.rfind('|');
     const std::string name = key.substr(0, first), level = key.substr(first + 1, second - first - 1),
                       pass = key.substr(second + 1) == "true" ? "backward" : "forward";
-    out += fmt::format("{:<22} {:>5}  {:<8}  {:>10.3f} {:>10.3f} {:>10.2f}\n", name, level, pass,
-                       1e3 * waiting, 1e3 * copies, bytes / mib);
+    out += fmt::format("{:<22} {:>5}  {:<8}  {:>10.3f} {:>10.3f} {:>10.2f}\n", name,
+                       level == "-1" ? "any" : level, pass, 1e3 * waiting, 1e3 * copies, bytes / mib);
     json.push_back({{"operator", name},
                     {"level", std::stoi(level)},
                     {"pass", pass},
@@ -233,17 +233,29 @@ std::string halo_table(const Communicator& comm, const std::vector<StepPhases>& 
   return out;
 }
 
+/// So many ranks of the scaling tables: parts of the frames, as many as go into both the ranks and
+/// parallel.time, of tiles.
+struct ScalingShape {
+  int parts;
+  GridShape tiles;
+};
+ScalingShape scaling_shape(const Settings& s, int ranks) {
+  const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
+  return {parts, choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts, 0, 0,
+                                   whole_blocks(s).cells)};
+}
+
 /// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
 std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Device device,
                           Json& json) {
-  std::string out = fmt::format("{:<7} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
-                                "grid", "median s", "min s", "max s", "efficiency", "halo wait");
+  std::string out =
+      fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
+                  "parts", "grid", "median s", "min s", "max s", "efficiency", "halo wait");
   for (const bool strong : {true, false}) {
     double first = 0;
     for (const std::int64_t wanted : s.bench.ranks) {
       const int ranks = static_cast<int>(wanted);
-      const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
-      const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts);
+      const auto [parts, shape] = scaling_shape(s, ranks);
       const Index ny = strong ? s.bench.ny : s.bench.ny * shape.rows * parts,
                   nx = strong ? s.bench.nx : s.bench.nx * shape.cols;
       const Communicator part = world.split(world.rank() < ranks ? 0 : 1, world.rank());
@@ -271,8 +283,8 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       world.broadcast(std::as_writable_bytes(std::span(figures)), 0);
       if (first == 0) first = figures[0] * (strong ? ranks : 1);
       const double efficiency = first / (figures[0] * (strong ? ranks : 1));
-      out += fmt::format("{:<7} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n",
-                         strong ? "strong" : "weak", ranks, fmt::format("{} x {}", ny, nx), figures[0],
+      out += fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n",
+                         strong ? "strong" : "weak", ranks, parts, fmt::format("{} x {}", ny, nx), figures[0],
                          figures[1], figures[2], 100 * efficiency, 100 * figures[3]);
       json.push_back({{"scaling", strong ? "strong" : "weak"},
                       {"ranks", ranks},
@@ -292,11 +304,14 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
 } // namespace
 
 ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
-  for (const std::int64_t ranks : s.bench.ranks)
+  // All that can be wrong before minutes of work.
+  for (const std::int64_t ranks : s.bench.ranks) {
     if (ranks > world.size())
       fail(ExitCode::usage, fmt::format("bench.ranks holds {}", ranks),
            fmt::format("the program runs on {} ranks", world.size()), "Start it on more ranks.");
-  together(world, [&] { // before minutes of work
+    scaling_shape(s, static_cast<int>(ranks));
+  }
+  together(world, [&] {
     if (world.rank() != 0) return;
     prepare_part(s.bench.output, s.bench.output + ".part");
     std::filesystem::remove(s.bench.output + ".part");
@@ -406,6 +421,11 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     Json entry = describe(t);
     entry[bytes ? "bytes_per_s" : "flop_per_s"] = rate;
     json["timings"][contenders[i].name] = entry;
+  }
+  if (inexact) {
+    const double cost = timings[machine].median() / timings.back().median();
+    out += fmt::format("exact training takes {:.2f} times as long as training that sums as it likes\n", cost);
+    json["exact_to_fast"] = cost;
   }
 
   if (s.bench.training) {
