@@ -28,6 +28,7 @@ std::vector<std::filesystem::path> numbered(const RunFolder& folder) {
 
 /// Whether a run wrote it: every key, and nothing else.
 bool is_of_a_run(const std::string& configuration) {
+  if (!std::filesystem::is_regular_file(configuration)) return false;
   std::ifstream file(configuration, std::ios::binary);
   const std::string text(std::istreambuf_iterator<char>(file), {});
   try {

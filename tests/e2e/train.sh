@@ -82,6 +82,10 @@ refused '^pluvia: target is not' train.output=straight train.from=latest 'target
 refused '^pluvia: data.predictors is not' train.output=other train.from=straight/checkpoint_00000006.h5 \
   'data.predictors=[tb_vapour, tb_window, rain]'
 [ "$(cd straight && sha256sum *)" = "$before" ]
+# Nor is there training without its log.
+mkdir -p blocked/log.jsonl
+refused 'Cannot write blocked/log.jsonl (Is a directory)' train.output=blocked
+[ ! -e blocked/config.yaml ]
 status=0
 run 2 forecast deck.yaml train.output=straight 'target.leads_hours=[6, 18]' >/dev/null 2>err || status=$?
 [ "$status" -eq 2 ] && grep -q 'trained with' err || { echo "status $status"; cat err; exit 1; }

@@ -127,6 +127,14 @@ TEST_F(RunFolderOf, AConfigurationOfSomebodyElseIsNotWrittenOver) {
     for (const char* from : {"", "latest", "elsewhere.h5"})
       EXPECT_EQ(failure_of([&] { starting_checkpoint(world, log, folder, from); }).code, ExitCode::usage);
   }
+  world.barrier();
+  if (world.rank() == 0) {
+    fs::remove(folder.configuration());
+    fs::create_directory(folder.configuration());
+  }
+  EXPECT_EQ(failure_of([&] { starting_checkpoint(world, log, folder, ""); }).code, ExitCode::usage);
+  world.barrier();
+  if (world.rank() == 0) fs::remove(folder.configuration());
   const Settings settings;
   put(resolved_yaml(settings)); // of a run that ended before its first checkpoint
   EXPECT_EQ(starting_checkpoint(world, log, folder, ""), std::nullopt);
