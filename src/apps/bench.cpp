@@ -182,6 +182,14 @@ std::string timing_table(const std::vector<Timed>& timed, Json& json) {
   return out;
 }
 
+/// Of an exact step, the first of all, beside the last one, which is not.
+std::string cost_of_exactness(const std::vector<Timed>& timed, Json& json) {
+  const auto exact = std::ranges::find_if(timed, &Timed::bytes) + 1; // after the machine
+  const double cost = exact->took.median() / timed.back().took.median();
+  json = cost;
+  return fmt::format("exact training takes {:.2f} times as long as training that sums as it likes\n", cost);
+}
+
 /// What the stages of the first replica and its first tile did in a step, drawn as the last one went.
 /// Collective over the line of stages.
 std::string stage_table(const Communicator& line, const std::vector<StepPhases>& steps, std::int64_t samples,
@@ -239,8 +247,8 @@ std::string halo_table(const Communicator& comm, const std::vector<StepPhases>& 
     const std::size_t first = key.find('|'), second = key.rfind('|');
     const std::string name = key.substr(0, first), level = key.substr(first + 1, second - first - 1),
                       pass = key.substr(second + 1) == "true" ? "backward" : "forward";
-    out += fmt::format("{:<22} {:>5}  {:<8}  {:>10.3f} {:>10.3f} {:>10.2f}\n", name, level, pass,
-                       1e3 * waiting, 1e3 * copies, bytes / mib);
+    out += fmt::format("{:<22} {:>5}  {:<8}  {:>10.3f} {:>10.3f} {:>10.2f}\n", name,
+                       level == "-1" ? "any" : level, pass, 1e3 * waiting, 1e3 * copies, bytes / mib);
     json.push_back({{"operator", name},
                     {"level", std::stoi(level)},
                     {"pass", pass},
@@ -326,17 +334,29 @@ std::string time_messages(const Communicator& world, Json& json) {
                      1e6 * messages.latency_seconds, messages.bytes_per_second / giga);
 }
 
+/// So many ranks of the scaling tables: parts of the frames, as many as go into both the ranks and
+/// parallel.time, of tiles.
+struct ScalingShape {
+  int parts;
+  GridShape tiles;
+};
+ScalingShape scaling_shape(const Settings& s, int ranks) {
+  const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
+  return {parts, choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts, 0, 0,
+                                   whole_blocks(s).cells)};
+}
+
 /// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
 std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Device device,
                           Json& json) {
-  std::string out = fmt::format("{:<7} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
-                                "grid", "median s", "min s", "max s", "efficiency", "halo wait");
+  std::string out =
+      fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
+                  "parts", "grid", "median s", "min s", "max s", "efficiency", "halo wait");
   for (const bool strong : {true, false}) {
     double first = 0;
     for (const std::int64_t wanted : s.bench.ranks) {
       const int ranks = static_cast<int>(wanted);
-      const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
-      const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts);
+      const auto [parts, shape] = scaling_shape(s, ranks);
       const Index ny = strong ? s.bench.ny : s.bench.ny * shape.rows * parts,
                   nx = strong ? s.bench.nx : s.bench.nx * shape.cols;
       const Communicator part = world.split(world.rank() < ranks ? 0 : 1, world.rank());
@@ -364,8 +384,8 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       world.broadcast(std::as_writable_bytes(std::span(figures)), 0);
       if (first == 0) first = figures[0] * (strong ? ranks : 1);
       const double efficiency = first / (figures[0] * (strong ? ranks : 1));
-      out += fmt::format("{:<7} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n",
-                         strong ? "strong" : "weak", ranks, fmt::format("{} x {}", ny, nx), figures[0],
+      out += fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n",
+                         strong ? "strong" : "weak", ranks, parts, fmt::format("{} x {}", ny, nx), figures[0],
                          figures[1], figures[2], 100 * efficiency, 100 * figures[3]);
       json.push_back({{"scaling", strong ? "strong" : "weak"},
                       {"ranks", ranks},
@@ -417,11 +437,14 @@ std::string heading(const Communicator& world, const Settings& s, Trainee& train
 } // namespace
 
 ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
-  for (const std::int64_t ranks : s.bench.ranks)
+  // All that can be wrong before minutes of work.
+  for (const std::int64_t ranks : s.bench.ranks) {
     if (ranks > world.size())
       fail(ExitCode::usage, fmt::format("bench.ranks holds {}", ranks),
            fmt::format("the program runs on {} ranks", world.size()), "Start it on more ranks.");
-  together(world, [&] { // before minutes of work
+    scaling_shape(s, static_cast<int>(ranks));
+  }
+  together(world, [&] {
     if (world.rank() != 0) return;
     prepare_part(s.bench.output, s.bench.output + ".part");
     std::filesystem::remove(s.bench.output + ".part");
@@ -455,6 +478,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   Json json;
   std::string out = heading(world, s, trainee, flop, load, json);
   out += timing_table(timed, json["timings"]);
+  if (s.bench.training && s.train.exact) out += cost_of_exactness(timed, json["exact_to_fast"]);
   if (s.bench.training) out += phase_table(world, phases, json);
   out += memory_table(memory, by_forecast, by_step, json);
   if (trainee.pipeline.stages().count() > 1 && s.bench.training)

@@ -14,16 +14,18 @@ namespace pluvia {
 namespace {
 
 ProcessGrid share_batch_out(const Communicator& world, const Settings& settings) {
-  if (settings.train.batch < settings.parallel.replicas)
-    fail(ExitCode::usage,
-         fmt::format("{} replicas have nothing to do", settings.parallel.replicas - settings.train.batch),
-         fmt::format("train.batch is {}, parallel.replicas {}", settings.train.batch,
-                     settings.parallel.replicas),
-         "Give each replica a sample.");
-  return share_out(world, settings, settings.train.batch / settings.parallel.replicas, "train.batch");
+  return share_out(world, settings, samples_for_replica(settings), "train.batch");
 }
 
 } // namespace
+
+std::int64_t samples_for_replica(const Settings& settings) {
+  const std::int64_t batch = settings.train.batch, replicas = settings.parallel.replicas;
+  if (batch < replicas)
+    fail(ExitCode::usage, fmt::format("{} of {} replicas have nothing to do", replicas - batch, replicas),
+         fmt::format("train.batch is {}", batch), "Give each replica a sample.");
+  return batch / replicas;
+}
 
 Trainee::Trainee(const Communicator& world, const Settings& settings, const Grid& domain,
                  const StUnetPorts& ports, ProcessGrid shares, Device device, Precision precision)

@@ -1,7 +1,9 @@
 #include "pluvia/train/trainer.hpp"
 
+#include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -206,9 +208,14 @@ void Training::note(const nlohmann::ordered_json& line) {
 
 void Training::begin() {
   together(world_, [&] {
-    if (world_.rank() == 0) write_whole(folder_.configuration(), resolved_yaml(settings_));
+    if (world_.rank() != 0) return;
+    errno = 0;
+    log_file_.open(folder_.log(), resumed_ ? std::ios::app : std::ios::trunc);
+    if (!log_file_.is_open())
+      fail(ExitCode::usage, "Cannot write " + folder_.log(), std::strerror(errno),
+           "Take it away, or choose another train.output.");
+    write_whole(folder_.configuration(), resolved_yaml(settings_));
   });
-  if (world_.rank() == 0) log_file_.open(folder_.log(), resumed_ ? std::ios::app : std::ios::trunc);
   const ProcessGrid& grid = trainee_.grid;
   const auto of = [](int parts, const std::string& what) {
     return parts > 1 ? fmt::format("{} {} of ", parts, what) : "";

@@ -75,4 +75,8 @@ refused 'target is not' train.output=straight train.from=latest 'target.leads_ho
 refused 'data.predictors is not' train.output=other train.from=straight/checkpoint_00000006.h5 \
   'data.predictors=[tb_vapour, tb_window, rain]'
 [ "$(cd straight && sha256sum *)" = "$before" ]
+# Nor is there training without its log.
+mkdir -p blocked/log.jsonl
+refused 'Cannot write blocked/log.jsonl .Is a directory' train.output=blocked
+[ ! -e blocked/config.yaml ]
 fails 2 'trained with' run 2 forecast deck.yaml train.output=straight 'target.leads_hours=[6, 18]'

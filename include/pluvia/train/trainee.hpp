@@ -15,6 +15,9 @@
 
 namespace pluvia {
 
+/// The samples of a step that every replica has at least. Throws a usage Error when some have none.
+std::int64_t samples_for_replica(const Settings& settings);
+
 /// A network in training: what each rank has of the work and of the domain, the weights and their optimiser,
 /// and the ways between accelerators.
 struct Trainee {
