@@ -8,8 +8,8 @@
 #include "pluvia/comm/messages.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/stopwatch.hpp"
-#include "pluvia/ops/linear.hpp"
 #include "pluvia/ops/convolution_gradients.hpp"
+#include "pluvia/ops/linear.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {

@@ -16,12 +16,12 @@
 #include "pluvia/core/tensor.hpp"
 #include "pluvia/ops/attention.hpp"
 #include "pluvia/ops/conv3d.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 #include "pluvia/ops/linear_attention.hpp"
 #include "pluvia/ops/norm.hpp"
 #include "pluvia/ops/pointwise.hpp"
 #include "pluvia/ops/recurrence.hpp"
 #include "pluvia/ops/resample.hpp"
-#include "pluvia/ops/convolution_gradients.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {
