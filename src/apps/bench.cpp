@@ -1,5 +1,4 @@
 #include <omp.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -18,6 +17,7 @@
 
 #include "commands.hpp"
 #include "pluvia/bench/ceilings.hpp"
+#include "pluvia/bench/memory_use.hpp"
 #include "pluvia/bench/network_timing.hpp"
 #include "pluvia/bench/stage_timing.hpp"
 #include "pluvia/comm/devices.hpp"
@@ -48,39 +48,6 @@ double load_average() {
   return getloadavg(&load, 1) == 1 ? load : 0;
 }
 
-/// The most memory this process has held so far where it computes [bytes].
-double peak_memory(Device device) {
-  if (device == Device::gpu) return static_cast<double>(accelerator::peak_bytes());
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) * 1024;
-}
-
-double largest(const Communicator& comm, double value) {
-  comm.all_reduce(std::span(&value, 1), Reduce::max);
-  return value;
-}
-
-/// What a run of something takes: tensors that are allocated, and pages that the system hands out for them
-/// and all else.
-struct Taken {
-  double tensors = 0, bytes = 0, pages = 0;
-};
-template <class Run> Taken taken_by(const Communicator& comm, Run&& run) {
-  const auto pages = [] {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_minflt;
-  };
-  const TensorAllocations before = tensor_allocations();
-  const auto pages_before = pages();
-  run();
-  const TensorAllocations after = tensor_allocations();
-  return {largest(comm, static_cast<double>(after.count - before.count)),
-          largest(comm, static_cast<double>(after.bytes - before.bytes)),
-          largest(comm, static_cast<double>(pages() - pages_before))};
-}
-
 Json describe(const Taken& taken) {
   return {{"tensors", taken.tensors}, {"tensor_bytes", taken.bytes}, {"page_faults", taken.pages}};
 }
@@ -88,10 +55,6 @@ Json describe(const Taken& taken) {
 std::string describe(const char* what, const Taken& taken) {
   return fmt::format("  {:<20} {:>6.0f} tensors of {:>9.1f} MiB in all, {:>7.0f} page faults\n", what,
                      taken.tensors, taken.bytes / mib, taken.pages);
-}
-
-Json describe(const Timing& t) {
-  return {{"median_s", t.median()}, {"min_s", t.least()}, {"max_s", t.most()}, {"runs", t.seconds.size()}};
 }
 
 double total(const Communicator& comm, double value) {
@@ -105,13 +68,12 @@ double total(const Communicator& comm, double value) {
 struct Arithmetic {
   double forward = 0, step = 0;
 };
-Arithmetic arithmetic(const Communicator& comm, const NetworkTiming& network, const Settings& s) {
+Arithmetic arithmetic(const Communicator& comm, const Trainee& trainee, const Settings& s) {
   Arithmetic out;
-  const Decomposition& tiles = network.tiles();
-  if (!network.grid().counts()) return {total(comm, 0), total(comm, 0)};
-  const Span own = network.stages().pieces[static_cast<std::size_t>(network.grid().stage())];
-  for (const Operator& op :
-       list_operators(s.model, network.ports(), tiles.partition(), tiles.comm().rank())) {
+  const Decomposition& tiles = trainee.tiles;
+  if (!trainee.grid.counts()) return {total(comm, 0), total(comm, 0)};
+  const Span own = trainee.pipeline.stages().pieces[static_cast<std::size_t>(trainee.grid.stage())];
+  for (const Operator& op : list_operators(s.model, trainee.ports, tiles.partition(), tiles.comm().rank())) {
     if (op.work.name != "conv3d" && op.work.name != "linear") continue;
     out.forward += op.work.flop;
     if (op.piece >= own.from && op.piece < own.to)
@@ -164,12 +126,76 @@ std::vector<Contender> ceilings(const Communicator& world, Device device) {
   return out;
 }
 
+/// What was timed, and how many bytes or floating-point operations a second that is.
+struct Timed {
+  std::string name;
+  Timing took;
+  double rate;
+  bool bytes;
+};
+
+/// The machine, its ceiling in f32 first; then steps, whose phases come out, too, and forecasts.
+std::vector<Timed> time_all(const Communicator& world, const Settings& s, NetworkTiming& network,
+                            const Arithmetic& flop, std::vector<StepPhases>& phases) {
+  const Trainee& trainee = network.trainee();
+  std::vector<Contender> contenders = ceilings(world, trainee.device);
+  const std::size_t machine = contenders.size(); // the last of them counts bytes
+  const std::string precision = name_of(trainee.precision), step = "training step " + precision;
+  if (s.bench.training)
+    contenders.push_back(
+        {step + (s.train.exact ? " exact" : ""), [&] { phases.push_back(network.step()); }, flop.step});
+  if (s.bench.training && trainee.obstacle.empty()) {
+    for (int i = 0; i <= StepRecorder::warm_up; ++i) network.recorded_step();
+    contenders.push_back({step + " replayed", [&] { network.recorded_step(); }, flop.step});
+  }
+  contenders.push_back({"forecast " + precision, [&] { network.forecast(); }, flop.forward});
+  // What the same bits on every process grid cost: a step that sums as it likes, beside.
+  Settings fast = s;
+  fast.train.exact = false;
+  std::optional<NetworkTiming> inexact;
+  if (s.bench.training && s.train.exact) {
+    inexact.emplace(world, fast, trainee.precision, trainee.device, s.bench.ny, s.bench.nx);
+    contenders.push_back({step, [&] { inexact->step(); }, flop.step});
+  }
+  const std::vector<Timing> timings = time_in_turn(world, contenders, static_cast<int>(s.bench.rounds));
+  if (s.bench.training) phases.erase(phases.begin()); // the round that was thrown away
+  std::vector<Timed> out;
+  for (std::size_t i = 0; i < timings.size(); ++i)
+    out.push_back(
+        {contenders[i].name, timings[i], contenders[i].amount / timings[i].median(), i + 1 == machine});
+  return out;
+}
+
+std::string timing_table(const std::vector<Timed>& timed, Json& json) {
+  std::string out = fmt::format("{:<26} {:>10} {:>10} {:>10}  {:>22}  {}\n", "in turn, one after another",
+                                "median s", "min s", "max s", "rate", "of the f32 ceiling");
+  for (const auto& [name, t, rate, bytes] : timed) {
+    out += fmt::format("{:<26} {:>10.4f} {:>10.4f} {:>10.4f}  {:>10.1f} {:<11}  {}\n", name, t.median(),
+                       t.least(), t.most(), rate / giga, bytes ? "GB/s" : "GFLOP/s",
+                       bytes ? "" : fmt::format("{:.2f}", rate / timed[0].rate));
+    json[name] = {{"median_s", t.median()},
+                  {"min_s", t.least()},
+                  {"max_s", t.most()},
+                  {"runs", t.seconds.size()},
+                  {bytes ? "bytes_per_s" : "flop_per_s", rate}};
+  }
+  return out;
+}
+
+/// Of an exact step, the first of all, beside the last one, which is not.
+std::string cost_of_exactness(const std::vector<Timed>& timed, Json& json) {
+  const auto exact = std::ranges::find_if(timed, &Timed::bytes) + 1; // after the machine
+  const double cost = exact->took.median() / timed.back().took.median();
+  json = cost;
+  return fmt::format("exact training takes {:.2f} times as long as training that sums as it likes\n", cost);
+}
+
 /// What the stages of the first replica and its first tile did in a step, drawn as the last one went.
 /// Collective over the line of stages.
-std::string stage_table(NetworkTiming& network, const std::vector<StepPhases>& steps, std::int64_t samples,
+std::string stage_table(const Communicator& line, const std::vector<StepPhases>& steps, std::int64_t samples,
                         Json& json) {
   std::vector<std::vector<StageTimeline>> all;
-  for (const StepPhases& step : steps) all.push_back(gather(network.grid().stages, step.timeline));
+  for (const StepPhases& step : steps) all.push_back(gather(line, step.timeline));
   const StageReport report = summarise(all);
   std::string out = fmt::format("{:<6} {:>12} {:>14} {:>15} {:>16} {:>10}\n", "stage", "forward s",
                                 "to inputs s", "to weights s", "other stages s", "rest s");
@@ -221,8 +247,8 @@ std::string halo_table(const Communicator& comm, const std::vector<StepPhases>& 
     const std::size_t first = key.find('|'), second = key.rfind('|');
     const std::string name = key.substr(0, first), level = key.substr(first + 1, second - first - 1),
                       pass = key.substr(second + 1) == "true" ? "backward" : "forward";
-    out += fmt::format("{:<22} {:>5}  {:<8}  {:>10.3f} {:>10.3f} {:>10.2f}\n", name, level, pass,
-                       1e3 * waiting, 1e3 * copies, bytes / mib);
+    out += fmt::format("{:<22} {:>5}  {:<8}  {:>10.3f} {:>10.3f} {:>10.2f}\n", name,
+                       level == "-1" ? "any" : level, pass, 1e3 * waiting, 1e3 * copies, bytes / mib);
     json.push_back({{"operator", name},
                     {"level", std::stoi(level)},
                     {"pass", pass},
@@ -233,17 +259,104 @@ std::string halo_table(const Communicator& comm, const std::vector<StepPhases>& 
   return out;
 }
 
+/// The phases of steps, how far sums of gradients are hidden, and halos: medians, each of the slowest rank.
+std::string phase_table(const Communicator& comm, const std::vector<StepPhases>& phases, Json& json) {
+  const auto phase = [&](auto&& member) {
+    Timing t;
+    for (const StepPhases& p : phases) t.seconds.push_back(member(p));
+    return largest(comm, t.median());
+  };
+  const std::vector<std::pair<const char*, double>> parts{
+      {"forward", phase([](const StepPhases& p) { return p.forward; })},
+      {"loss", phase([](const StepPhases& p) { return p.loss; })},
+      {"backward", phase([](const StepPhases& p) { return p.backward; })},
+      {"other stages", phase([](const StepPhases& p) { return p.stages; })},
+      {"reduction", phase([](const StepPhases& p) { return p.reduction; })},
+      {"optimiser", phase([](const StepPhases& p) { return p.optimiser; })},
+      {"of it halo copies", phase([](const StepPhases& p) { return p.halo.pack_seconds; })},
+      {"of it halo waiting", phase([](const StepPhases& p) { return p.halo.wait_seconds; })}};
+  std::string out = "\nphase of a step (slowest rank)\n";
+  for (const auto& [name, seconds] : parts) {
+    out += fmt::format("  {:<20} {:>10.4f} s\n", name, seconds);
+    json["phases_s"][name] = seconds;
+  }
+  // Of all ranks the least favourable.
+  const double exposed = phase([](const StepPhases& p) { return p.reduction / p.total(); });
+  const double hidden = 1 - phase([](const StepPhases& p) {
+                          return p.hidden > 0 ? p.reduction / (p.hidden + p.reduction) : 1;
+                        });
+  json["reduction"] = {{"exposed_of_step", exposed}, {"hidden", hidden}};
+  if (comm.size() > 1)
+    out += fmt::format("  sums of gradients: {:.1f}% of their time hidden behind backward, the rest is "
+                       "{:.1f}% of the step\n",
+                       100 * hidden, 100 * exposed);
+  const HaloCost& halo = phases.back().halo;
+  json["halo"] = {{"bytes_sent", halo.bytes}, {"messages_sent", halo.messages}};
+  out += fmt::format("  halos sent by rank 0: {:.2f} MiB in {} messages\n",
+                     static_cast<double>(halo.bytes) / mib, halo.messages);
+  if (comm.size() > 1) out += fmt::format("\n{}", halo_table(comm, phases, json["halo_layers"]));
+  return out;
+}
+
+/// What network and runs hold in memory, and what runs take.
+std::string memory_table(const MemoryUse& m, const Taken& by_forecast, const std::optional<Taken>& by_step,
+                         Json& json) {
+  std::string out = "\nmemory      ";
+  if (by_step)
+    out += fmt::format(
+        "a step holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all; activations to "
+        "keep {:.1f} MiB: {:.2f} times; ",
+        m.grown / mib, m.held / mib, m.activations / mib, m.grown / m.activations);
+  out += fmt::format("a forecast holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all\n",
+                     m.forecast_grown / mib, m.forecast_held / mib);
+  if (by_step)
+    out += fmt::format(
+               "  weights and gradients {:.1f} MiB each on every rank, the optimiser's state {:.1f} MiB on a "
+               "rank, which has a share of it\n",
+               m.weights / mib, m.optimiser / mib) +
+           describe("a step takes", *by_step);
+  out += describe("a forecast takes", by_forecast) + "\n";
+  json["taken"]["forecast"] = describe(by_forecast);
+  if (by_step) json["taken"]["step"] = describe(*by_step);
+  json["memory_bytes"] = {{"peak", m.held},
+                          {"peak_of_step", m.grown},
+                          {"peak_of_forecast", m.forecast_grown},
+                          {"peak_with_forecast", m.forecast_held},
+                          {"activations_to_keep", m.activations},
+                          {"optimiser", m.optimiser}};
+  return out;
+}
+
+std::string time_messages(const Communicator& world, Json& json) {
+  const MessageCeiling messages = message_ceiling(world);
+  json = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
+  return fmt::format("\nmessages    {:.2f} us, {:.2f} GB/s between ranks 0 and 1\n",
+                     1e6 * messages.latency_seconds, messages.bytes_per_second / giga);
+}
+
+/// So many ranks of the scaling tables: parts of the frames, as many as go into both the ranks and
+/// parallel.time, of tiles.
+struct ScalingShape {
+  int parts;
+  GridShape tiles;
+};
+ScalingShape scaling_shape(const Settings& s, int ranks) {
+  const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
+  return {parts, choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts, 0, 0,
+                                   whole_blocks(s).cells)};
+}
+
 /// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
 std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Device device,
                           Json& json) {
-  std::string out = fmt::format("{:<7} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
-                                "grid", "median s", "min s", "max s", "efficiency", "halo wait");
+  std::string out =
+      fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
+                  "parts", "grid", "median s", "min s", "max s", "efficiency", "halo wait");
   for (const bool strong : {true, false}) {
     double first = 0;
     for (const std::int64_t wanted : s.bench.ranks) {
       const int ranks = static_cast<int>(wanted);
-      const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
-      const GridShape shape = choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts);
+      const auto [parts, shape] = scaling_shape(s, ranks);
       const Index ny = strong ? s.bench.ny : s.bench.ny * shape.rows * parts,
                   nx = strong ? s.bench.nx : s.bench.nx * shape.cols;
       const Communicator part = world.split(world.rank() < ranks ? 0 : 1, world.rank());
@@ -271,8 +384,8 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
       world.broadcast(std::as_writable_bytes(std::span(figures)), 0);
       if (first == 0) first = figures[0] * (strong ? ranks : 1);
       const double efficiency = first / (figures[0] * (strong ? ranks : 1));
-      out += fmt::format("{:<7} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n",
-                         strong ? "strong" : "weak", ranks, fmt::format("{} x {}", ny, nx), figures[0],
+      out += fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n",
+                         strong ? "strong" : "weak", ranks, parts, fmt::format("{} x {}", ny, nx), figures[0],
                          figures[1], figures[2], 100 * efficiency, 100 * figures[3]);
       json.push_back({{"scaling", strong ? "strong" : "weak"},
                       {"ranks", ranks},
@@ -289,86 +402,14 @@ std::string scaling_table(const Communicator& world, const Settings& s, Precisio
   return out;
 }
 
-} // namespace
-
-ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
-  for (const std::int64_t ranks : s.bench.ranks)
-    if (ranks > world.size())
-      fail(ExitCode::usage, fmt::format("bench.ranks holds {}", ranks),
-           fmt::format("the program runs on {} ranks", world.size()), "Start it on more ranks.");
-  together(world, [&] { // before minutes of work
-    if (world.rank() != 0) return;
-    prepare_part(s.bench.output, s.bench.output + ".part");
-    std::filesystem::remove(s.bench.output + ".part");
-  });
-  const int rounds = static_cast<int>(s.bench.rounds), threads = omp_get_max_threads();
-  const Device device = agree_device(world, s);
-  const Precision precision = agree_precision(world, s.train.precision, device);
-  NetworkTiming network(world, s, precision, device, s.bench.ny, s.bench.nx);
-  const std::string devices = describe_devices(world, device);
-  const double load = load_average();
-
-  // Memory first: the ceilings bring arrays of their own.
-  const double before = peak_memory(device);
-  network.forecast();
-  const double forecast_grown = largest(world, peak_memory(device) - before),
-               forecast_held = largest(world, peak_memory(device));
-  if (s.bench.training) network.step();
-  const double held = largest(world, peak_memory(device)),
-               grown = largest(world, peak_memory(device) - before);
-  const auto kept = static_cast<double>(held_bytes(network.stages(), network.grid().stage(), s.bench.samples,
-                                                   s.model, network.ports(), network.tiles().partition(),
-                                                   network.tiles().comm().rank(), keep_of(s.train),
-                                                   network.tiles().channel_share()));
-
-  const int stages = network.stages().count();
-  Progress progress(log, "bench", 4);
-  Profile profile(device);
-  for (int i = 0; i < rounds; ++i)
-    if (s.bench.training)
-      network.step(&profile);
-    else
-      network.forecast(&profile);
-  // Of the second in a row: the first settles the heap after what came before.
-  network.forecast();
-  const Taken by_forecast = taken_by(world, [&] { network.forecast(); });
-  Taken by_step;
-  if (s.bench.training) {
-    network.step();
-    by_step = taken_by(world, [&] { network.step(); });
-  }
-  const Arithmetic flop = arithmetic(world, network, s);
-  progress.update(1, "operators timed");
-
-  std::vector<StepPhases> phases;
-  std::vector<Contender> contenders = ceilings(world, device);
-  const std::size_t machine = contenders.size(); // the last of them counts bytes
-  if (s.bench.training)
-    contenders.push_back(
-        {fmt::format("training step {}{}", name_of(precision), s.train.exact ? " exact" : ""),
-         [&] { phases.push_back(network.step()); }, flop.step});
-  if (s.bench.training && network.obstacle().empty()) {
-    for (int i = 0; i <= StepRecorder::warm_up; ++i) network.recorded_step();
-    contenders.push_back({fmt::format("training step {} replayed", name_of(precision)),
-                          [&] { network.recorded_step(); }, flop.step});
-  }
-  contenders.push_back(
-      {fmt::format("forecast {}", name_of(precision)), [&] { network.forecast(); }, flop.forward});
-  // What the same bits on every process grid cost: a step that sums as it likes, beside.
-  Settings fast = s;
-  fast.train.exact = false;
-  std::optional<NetworkTiming> inexact;
-  if (s.bench.training && s.train.exact) {
-    inexact.emplace(world, fast, precision, device, s.bench.ny, s.bench.nx);
-    contenders.push_back(
-        {fmt::format("training step {}", name_of(precision)), [&] { inexact->step(); }, flop.step});
-  }
-  const std::vector<Timing> timings = time_in_turn(world, contenders, rounds);
-  if (s.bench.training) phases.erase(phases.begin()); // the round that was thrown away
-  progress.update(2, "step and forecast timed");
-
-  const double ceiling = contenders[0].amount / timings[0].median();
-  Json json{
+/// What was timed where; `load` of the machine before.
+std::string heading(const Communicator& world, const Settings& s, Trainee& trainee, const Arithmetic& flop,
+                    double load, Json& json) {
+  const std::string devices = describe_devices(world, trainee.device);
+  const std::int64_t weights = trainee.network.parameters().size(),
+                     samples = s.parallel.replicas * s.bench.samples;
+  const int threads = omp_get_max_threads();
+  json = {
       {"program", "pluvia " PLUVIA_VERSION},
       {"date", format_time(static_cast<Time>(std::time(nullptr)))},
       {"device", devices},
@@ -377,108 +418,74 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
       {"replicas", s.parallel.replicas},
       {"stages", s.parallel.stages},
       {"channel_shares", s.parallel.tensor},
-      {"samples", s.parallel.replicas * s.bench.samples},
+      {"samples", samples},
       {"threads_per_rank", threads},
       {"grid_ny_nx", {s.bench.ny, s.bench.nx}},
-      {"parameters", network.parameters()},
+      {"parameters", weights},
       {"flop", {{"forward", flop.forward}, {"step", flop.step}}}};
+  return fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n", processor(),
+                     world.size(), threads, load) +
+         (trainee.device == Device::gpu ? fmt::format("device      {}\n", devices) : "") +
+         fmt::format(
+             "network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
+             "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
+             samples > 1 ? fmt::format("{} samples of ", samples) : "", s.bench.ny, s.bench.nx,
+             s.model.history, s.bench.inputs, trainee.ports.lead_hours.size(), trainee.ports.classes, weights,
+             flop.forward / giga, flop.step / giga);
+}
 
-  std::string out = fmt::format("machine     {}, {} ranks x {} threads, load {:.2f} before the start\n",
-                                processor(), world.size(), threads, load);
-  if (device == Device::gpu) out += fmt::format("device      {}\n", devices);
-  out +=
-      fmt::format("network     {}{} x {} cells, {} frames, {} inputs, {} leads, {} classes; {} parameters; "
-                  "{:.2f} GFLOP forward, {:.2f} a step (convolutions and linear layers)\n\n",
-                  s.parallel.replicas * s.bench.samples > 1
-                      ? fmt::format("{} samples of ", s.parallel.replicas * s.bench.samples)
-                      : "",
-                  s.bench.ny, s.bench.nx, s.model.history, s.bench.inputs, network.ports().lead_hours.size(),
-                  network.ports().classes, network.parameters(), flop.forward / giga, flop.step / giga);
-  out += fmt::format("{:<26} {:>10} {:>10} {:>10}  {:>22}  {}\n", "in turn, one after another", "median s",
-                     "min s", "max s", "rate", "of the f32 ceiling");
-  for (std::size_t i = 0; i < contenders.size(); ++i) {
-    const Timing& t = timings[i];
-    const bool bytes = i + 1 == machine;
-    const double rate = contenders[i].amount / t.median();
-    out += fmt::format("{:<26} {:>10.4f} {:>10.4f} {:>10.4f}  {:>10.1f} {:<11}  {}\n", contenders[i].name,
-                       t.median(), t.least(), t.most(), rate / giga, bytes ? "GB/s" : "GFLOP/s",
-                       bytes ? "" : fmt::format("{:.2f}", rate / ceiling));
-    Json entry = describe(t);
-    entry[bytes ? "bytes_per_s" : "flop_per_s"] = rate;
-    json["timings"][contenders[i].name] = entry;
-  }
+} // namespace
 
-  if (s.bench.training) {
-    const auto phase = [&](auto&& member) {
-      Timing t;
-      for (const StepPhases& p : phases) t.seconds.push_back(member(p));
-      return largest(world, t.median());
-    };
-    const std::vector<std::pair<const char*, double>> parts{
-        {"forward", phase([](const StepPhases& p) { return p.forward; })},
-        {"loss", phase([](const StepPhases& p) { return p.loss; })},
-        {"backward", phase([](const StepPhases& p) { return p.backward; })},
-        {"other stages", phase([](const StepPhases& p) { return p.stages; })},
-        {"reduction", phase([](const StepPhases& p) { return p.reduction; })},
-        {"optimiser", phase([](const StepPhases& p) { return p.optimiser; })},
-        {"of it halo copies", phase([](const StepPhases& p) { return p.halo.pack_seconds; })},
-        {"of it halo waiting", phase([](const StepPhases& p) { return p.halo.wait_seconds; })}};
-    out += "\nphase of a step (slowest rank)\n";
-    for (const auto& [name, seconds] : parts) {
-      out += fmt::format("  {:<20} {:>10.4f} s\n", name, seconds);
-      json["phases_s"][name] = seconds;
-    }
-    // Of all ranks the least favourable.
-    const double exposed = phase([](const StepPhases&p) { return p.reduction / p.total(); }),
-                 hidden = 1 - phase([](const StepPhases&p) {
-                            return p.hidden > 0 ? p.reduction / (p.hidden + p.reduction) : 1;
-                          });
-    json["reduction"] = {{"exposed_of_step", exposed}, {"hidden", hidden}};
-    if (world.size() > 1)
-      out += fmt::format("  sums of gradients: {:.1f}% of their time hidden behind backward, the rest is "
-                         "{:.1f}% of the step\n",
-                         100 * hidden, 100 * exposed);
-    const HaloCost& halo = phases.back().halo;
-    json["halo"] = {{"bytes_sent", halo.bytes}, {"messages_sent", halo.messages}};
-    out += fmt::format("  halos sent by rank 0: {:.2f} MiB in {} messages\n",
-                       static_cast<double>(halo.bytes) / mib, halo.messages);
-    if (world.size() > 1) out += fmt::format("\n{}", halo_table(world, phases, json["halo_layers"]));
+ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
+  // All that can be wrong before minutes of work.
+  for (const std::int64_t ranks : s.bench.ranks) {
+    if (ranks > world.size())
+      fail(ExitCode::usage, fmt::format("bench.ranks holds {}", ranks),
+           fmt::format("the program runs on {} ranks", world.size()), "Start it on more ranks.");
+    scaling_shape(s, static_cast<int>(ranks));
   }
-  out += "\nmemory      ";
-  if (s.bench.training)
-    out += fmt::format(
-        "a step holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all; activations to "
-        "keep {:.1f} MiB: {:.2f} times; ",
-        grown / mib, held / mib, largest(world, kept) / mib, grown / largest(world, kept));
-  out += fmt::format("a forecast holds {:.1f} MiB more than the network at rest, {:.1f} MiB in all\n",
-                     forecast_grown / mib, forecast_held / mib);
-  const double optimiser = largest(world, static_cast<double>(network.optimiser_bytes()));
-  if (s.bench.training)
-    out += fmt::format(
-        "  weights and gradients {:.1f} MiB each on every rank, the optimiser's state {:.1f} MiB on a "
-        "rank, which has a share of it\n",
-        static_cast<double>(network.parameters()) * sizeof(float) / mib, optimiser / mib);
-  if (s.bench.training) out += describe("a step takes", by_step);
-  out += describe("a forecast takes", by_forecast) + "\n";
-  json["taken"]["forecast"] = describe(by_forecast);
-  if (s.bench.training) json["taken"]["step"] = describe(by_step);
-  json["memory_bytes"] = {{"peak", held},
-                          {"peak_of_step", grown},
-                          {"peak_of_forecast", forecast_grown},
-                          {"peak_with_forecast", forecast_held},
-                          {"activations_to_keep", largest(world, kept)},
-                          {"optimiser", optimiser}};
-  if (stages > 1 && s.bench.training)
-    out += stage_table(network, phases, s.bench.samples, json["stage_report"]);
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    prepare_part(s.bench.output, s.bench.output + ".part");
+    std::filesystem::remove(s.bench.output + ".part");
+  });
+  const int rounds = static_cast<int>(s.bench.rounds);
+  const Device device = agree_device(world, s);
+  const Precision precision = agree_precision(world, s.train.precision, device);
+  NetworkTiming network(world, s, precision, device, s.bench.ny, s.bench.nx);
+  Trainee& trainee = network.trainee();
+  const double load = load_average();
+
+  // Memory first: the ceilings bring arrays of their own.
+  const MemoryUse memory = measure_memory(world, network, s);
+  Progress progress(log, "bench", 4);
+  Profile profile(device);
+  for (int i = 0; i < rounds; ++i)
+    if (s.bench.training)
+      network.step(&profile);
+    else
+      network.forecast(&profile);
+  const Taken by_forecast = taken_by(world, [&] { network.forecast(); });
+  std::optional<Taken> by_step;
+  if (s.bench.training) by_step = taken_by(world, [&] { network.step(); });
+  const Arithmetic flop = arithmetic(world, trainee, s);
+  progress.update(1, "operators timed");
+
+  std::vector<StepPhases> phases;
+  const std::vector<Timed> timed = time_all(world, s, network, flop, phases);
+  progress.update(2, "step and forecast timed");
+
+  Json json;
+  std::string out = heading(world, s, trainee, flop, load, json);
+  out += timing_table(timed, json["timings"]);
+  if (s.bench.training && s.train.exact) out += cost_of_exactness(timed, json["exact_to_fast"]);
+  if (s.bench.training) out += phase_table(world, phases, json);
+  out += memory_table(memory, by_forecast, by_step, json);
+  if (trainee.pipeline.stages().count() > 1 && s.bench.training)
+    out += stage_table(trainee.grid.stages, phases, s.bench.samples, json["stage_report"]);
   // The rows are of one rank, of its stage, and so is the ceiling to compare them with.
-  out += operator_table(profile, rounds, ceiling / world.size(), json["operators"]);
-
-  if (world.size() > 1) {
-    const MessageCeiling messages = message_ceiling(world);
-    out += fmt::format("\nmessages    {:.2f} us, {:.2f} GB/s between ranks 0 and 1\n",
-                       1e6 * messages.latency_seconds, messages.bytes_per_second / giga);
-    json["messages"] = {{"latency_s", messages.latency_seconds}, {"bytes_per_s", messages.bytes_per_second}};
-  }
+  out += operator_table(profile, rounds, timed[0].rate / world.size(), json["operators"]);
+  if (world.size() > 1) out += time_messages(world, json["messages"]);
   progress.update(3, "messages timed");
   if (!s.bench.ranks.empty())
     out += fmt::format("\n{}", scaling_table(world, s, precision, device, json["scaling"]));

@@ -72,6 +72,17 @@ std::string read_on_root(const Communicator& world, const std::string& name) {
   return text;
 }
 
+/// Throws a usage Error when some ranks were started in another way: they would wait for each other for ever.
+/// Collective.
+void require_one_command_line(const Communicator& world, const std::string& configuration,
+                              const std::vector<std::string>& overrides) {
+  const std::string mine = CLI::detail::join(overrides, "\n") + "\n" + configuration;
+  const std::vector<std::string> all = world.all_gather(mine);
+  if (std::ranges::any_of(all, [&](const std::string& other) { return other != all.front(); }))
+    fail(ExitCode::usage, "Ranks have different command lines",
+         "all must have the same configuration and keys", "Start all of them with one command line.");
+}
+
 /// This rank's share of the cores it may run on: a core that k ranks of the node may use counts 1 / k, which
 /// is right whether the launcher binds ranks or not. Collective.
 int fair_threads(const Communicator& world) {
@@ -126,6 +137,7 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
       stops = on_request;
       action = [&, command] {
         const std::string text = read_on_root(world, argument);
+        require_one_command_line(world, argument, overrides);
         const Settings settings = parse_settings(text, argument, overrides);
         set_threads(world, settings.parallel);
         return command(world, settings, log);

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <string>
@@ -17,6 +19,7 @@
 #include "pluvia/nn/operators.hpp"
 #include "pluvia/nn/stages.hpp"
 #include "pluvia/train/precision.hpp"
+#include "pluvia/train/trainee.hpp"
 #include "pluvia/train/training_state.hpp"
 
 namespace pluvia::commands {
@@ -87,6 +90,27 @@ std::string describe_levels(const Tiling& tiling, const ModelSettings& model) {
   return out;
 }
 
+/// The samples of a step that a replica has at most.
+std::int64_t most_samples(const Settings& s) {
+  return (s.train.batch + s.parallel.replicas - 1) / s.parallel.replicas;
+}
+
+/// The ranks that share a domain: those that this run has for it, or, when it has too few or the process grid
+/// is given in full, those of the job that is planned. Collective.
+int ranks_of_domain(const Communicator& world, const Settings& s) {
+  const ParallelSettings& p = s.parallel;
+  const std::int64_t others = p.replicas * p.stages * p.tensor, // the limits of all leave room in 64 bits
+      wanted = p.rows > 0 && p.cols > 0 ? p.rows * p.cols * p.time : 0;
+  if (others * wanted > std::numeric_limits<int>::max())
+    fail(ExitCode::usage, fmt::format("{} ranks cannot be planned for", others * wanted),
+         "so many MPI does not count", "Lower parallel.rows and parallel.cols.");
+  if (wanted > 0) return static_cast<int>(wanted);
+  if (world.size() < others * p.time) return static_cast<int>(p.time);
+  return make_process_grid(world, static_cast<int>(p.replicas), static_cast<int>(p.stages),
+                           static_cast<int>(p.tensor))
+      .tiles.size();
+}
+
 /// How the channels of the blocks are shared out over the ranks that hold the same cells, and how much of the
 /// arithmetic is left to the one that does most.
 std::string describe_shares(const Partition& partition, const Settings& s, const StUnetPorts& ports) {
@@ -122,7 +146,7 @@ std::string describe_stages(const Stages& stages, const Partition& partition, co
                             const StUnetPorts& ports) {
   constexpr double giga = 1e9;
   constexpr int width = 100;
-  const std::int64_t samples = (s.train.batch + s.parallel.replicas - 1) / s.parallel.replicas;
+  const std::int64_t samples = most_samples(s);
   const std::vector<StageCosts> costs = stage_costs(stages, s.model, ports, partition, 0, largest_share(s));
   double most = 0, all = 0;
   for (const StageCosts& c : costs) {
@@ -168,6 +192,7 @@ std::string describe_stages(const Stages& stages, const Partition& partition, co
 std::string describe_ranks(const Partition& partition, const Settings& s, const StUnetPorts& ports) {
   const Tiling& tiling = partition.tiling;
   const int parts = partition.time.parts();
+  const std::int64_t samples = most_samples(s);
   std::vector<int> shown(static_cast<std::size_t>(partition.ranks()));
   std::iota(shown.begin(), shown.end(), 0);
   if (partition.ranks() > ranks_shown) {
@@ -185,13 +210,12 @@ std::string describe_ranks(const Partition& partition, const Settings& s, const 
     const Rect r = partition.tile(rank, 0);
     const Footprint cost =
         estimate_footprint(s.model, ports, partition, rank, keep_of(s.train), every_piece, largest_share(s));
-    const auto batch = static_cast<double>(s.train.batch);
     out += fmt::format("{:>5}  {:>27}  {:>9}  {:>7}  {:>7}  {:>15.1f}  {:>13}  {:>12.2f}\n", rank,
                        fmt::format("[{}, {}) x [{}, {})", r.y0, r.y1, r.x0, r.x1), r.cells(),
                        range(partition.frames(rank)), range(partition.leads(rank)),
                        static_cast<double>(cost.activation_bytes + cost.inside_bytes) / mib,
-                       s.train.batch * (cost.forward.messages + cost.backward.messages),
-                       batch * static_cast<double>(cost.forward.bytes + cost.backward.bytes) / mib);
+                       samples * (cost.forward.messages + cost.backward.messages),
+                       static_cast<double>(samples * (cost.forward.bytes + cost.backward.bytes)) / mib);
   }
   if (shown.size() < static_cast<std::size_t>(partition.ranks()))
     out += fmt::format("(the first, the middle and those with the smallest and largest tile of {} ranks)\n",
@@ -204,20 +228,15 @@ std::string describe_ranks(const Partition& partition, const Settings& s, const 
 ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   const SampleRule rule = make_sample_rule(s);
   const Domain domain = find_domain(world, s);
-  // A process grid given in full is planned for, however few ranks make the plan.
-  const bool given = s.parallel.rows > 0 && s.parallel.cols > 0;
   const int replicas = static_cast<int>(s.parallel.replicas), parts = static_cast<int>(s.parallel.time),
             count = static_cast<int>(s.parallel.stages), tensor = static_cast<int>(s.parallel.tensor);
-  require_stages(s.model, count, s.train.batch / replicas, "train.batch");
+  require_stages(s.model, count, samples_for_replica(s), "train.batch");
   require_shares(s.model, tensor);
-  const Partition partition = layout(s, domain.grid,
-                                     given ? static_cast<int>(s.parallel.rows * s.parallel.cols) * parts
-                                           : std::max(parts, world.size() / (replicas * count * tensor)),
-                                     whole_blocks(s));
+  const Partition partition = layout(s, domain.grid, ranks_of_domain(world, s), whole_blocks(s));
   const Tiling& tiling = partition.tiling;
   const StUnetPorts ports = ports_of(s);
   const Stages stages = cut_stages(s.model, ports, tiling, count);
-  StUnet network = make_network(s);
+  StUnet network = make_network(s, ports);
   const Index parameters = network.parameters().size();
   const int ranks = replicas * count * tensor * partition.ranks();
 
@@ -253,8 +272,7 @@ ExitCode plan(const Communicator& world, const Settings& s, const Log& log) {
   out += fmt::format(
       "\nA step is {} samples, {}one after the other. Add up to {:.0f} MiB of decoded frames a rank "
       "(data.cache_mib).\n",
-      s.train.batch,
-      replicas > 1 ? fmt::format("up to {} a replica, ", (s.train.batch + replicas - 1) / replicas) : "",
+      s.train.batch, replicas > 1 ? fmt::format("up to {} a replica, ", most_samples(s)) : "",
       s.data.cache_mib);
   if (log.voice() != Log::Voice::silent) std::fputs(out.c_str(), stdout);
   return ExitCode::done;

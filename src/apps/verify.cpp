@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 
@@ -116,6 +117,76 @@ template <class T> std::vector<T> crop(std::span<const T> values, const Rect& he
   return out;
 }
 
+/// Whether a lead of the forecast that starts at `init` is scored.
+using Scored = std::function<bool(Time init, std::size_t lead)>;
+
+/// Of the forecasts in a folder those with a lead that is scored. Local.
+std::vector<ProductInfo> scored_products(const std::vector<std::string>& paths, const std::string& folder,
+                                         const ArchiveIndex& index, const TargetSettings& target,
+                                         const Scored& scored) {
+  std::vector<ProductInfo> out;
+  for (const std::string& path : paths) {
+    ProductInfo info = read_product_info(path);
+    require_agreement(info, index, target);
+    bool used = false;
+    for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead) used = used || scored(info.init, lead);
+    if (used) out.push_back(std::move(info));
+  }
+  if (out.empty())
+    fail(ExitCode::data, "There is nothing to verify",
+         "none of the " + std::to_string(paths.size()) + " forecasts in " + folder +
+             " has a window inside data.test",
+         "Forecast the test range, or change data.test.");
+  return out;
+}
+
+/// Scores forecasts, one after the other in order of time, and the references beside them on a tile.
+struct Scoring {
+  ArchiveReader& reader; ///< of the tile and neighbours enough
+  const SampleRule& rule;
+  const RecentWeatherRule& recent;
+  const Rect& tile;
+  const std::vector<float>& area; ///< of the tile's cells
+  const Climatology& climatology;
+  const References& references;
+  const Scored& scored;
+  ScoreTable& table;
+  std::map<Time, std::vector<std::int8_t>> observed = {}; ///< by the window's end: forecasts share windows
+  std::map<Time, std::vector<float>> climate = {};        ///< by hour of the day
+
+  /// Local.
+  void add(const ProductInfo& info);
+};
+
+void Scoring::add(const ProductInfo& info) {
+  const Rect& held = reader.rect();
+  const std::size_t thresholds = rule.thresholds_mm.size(), cells = static_cast<std::size_t>(held.cells());
+  observed.erase(observed.begin(), observed.lower_bound(info.init));
+  const std::vector<float> all = read_product(info, held);
+  const RecentWeather weather = recent_weather(reader, recent, tile, info.init);
+  for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead) {
+    if (!scored(info.init, lead)) continue;
+    const Time end = info.init + rule.leads[lead], hour = (end + 1800) / 3600 % 24;
+    if (!observed.contains(end))
+      for (const float amount : accumulate(reader, rule.rain, end))
+        observed[end].push_back(static_cast<std::int8_t>(amount_class(amount, rule.thresholds_mm)));
+    if (!climate.contains(hour))
+      climate[hour] = exceedance(climatology.probabilities(end), climatology.classes());
+    std::vector<std::vector<float>> forecasts =
+        references.forecast(static_cast<int>(lead), weather, climate[hour]);
+    const std::span<const float> network =
+        std::span(all).subspan(lead * thresholds * cells, thresholds * cells);
+    std::vector<float> own;
+    for (std::size_t k = 0; k < thresholds; ++k) {
+      const std::vector<float> field = crop(network.subspan(k * cells, cells), held, tile);
+      own.insert(own.end(), field.begin(), field.end());
+    }
+    forecasts.insert(forecasts.begin(), std::move(own));
+    table.add(static_cast<int>(lead), end, forecasts, crop<std::int8_t>(observed[end], held, tile), area);
+    table.add_neighbourhoods(static_cast<int>(lead), end, network, observed[end], held, tile, area);
+  }
+}
+
 } // namespace
 
 ExitCode verify(const Communicator& world, const Settings& settings, const Log& log) {
@@ -133,26 +204,12 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
   const ArchiveIndex index = index_archive(world, settings.data.archive);
   const std::vector<TimeSpan> train = training_spans(settings.data), test{parse_span(settings.data.test)};
   const SampleRule rule = make_sample_rule(settings);
-  const auto scored = [&](Time init, std::size_t lead) {
+  const Scored scored = [&](Time init, std::size_t lead) {
     return hold_window(test, init + rule.leads[lead], rule.rain.window);
   };
 
   std::vector<ProductInfo> products;
-  together(world, [&] {
-    for (const std::string& path : paths) {
-      ProductInfo info = read_product_info(path);
-      require_agreement(info, index, settings.target);
-      bool used = false;
-      for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead)
-        used = used || scored(info.init, lead);
-      if (used) products.push_back(std::move(info));
-    }
-    if (products.empty())
-      fail(ExitCode::data, "There is nothing to verify",
-           "none of the " + std::to_string(paths.size()) + " forecasts in " + folder +
-               " has a window inside data.test",
-           "Forecast the test range, or change data.test.");
-  });
+  together(world, [&] { products = scored_products(paths, folder, index, settings.target, scored); });
 
   const GridShape shape = choose_grid_shape(index.grid.ny(), index.grid.nx(), 1, world.size());
   const Tiling tiling(index.grid.ny(), index.grid.nx(), 1, shape.rows, shape.cols);
@@ -160,19 +217,16 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
   // Neighbours enough for the climatology, the references and the fractions skill score.
   static_assert(Climatology::smoothing_radius >= std::max(RecentWeather::reach, ScoreTable::reach));
   const Rect held = Climatology::grown(tile, tiling.domain(0));
-  const auto thresholds = settings.target.thresholds_mm.size(),
-             cells = static_cast<std::size_t>(held.cells());
   ArchiveReader reader(index, held, static_cast<std::size_t>(settings.data.cache_mib * 1024 * 1024));
   std::vector<float> area;
   const std::vector<float> rows = row_areas(index.grid);
   for (Index y = tile.y0; y < tile.y1; ++y)
     area.insert(area.end(), static_cast<std::size_t>(tile.width()), rows[static_cast<std::size_t>(y)]);
 
-  const Accumulation& rain = rule.rain;
   const RecentWeatherRule recent = recent_weather_rule(settings);
   log.info("counting the climatology of the training range");
   const Climatology climatology =
-      Climatology::count(world, reader, tile, rain, settings.target.thresholds_mm, train);
+      Climatology::count(world, reader, tile, rule.rain, settings.target.thresholds_mm, train);
   const References references =
       References::fit(world, log, reader, recent, climatology, settings.target.leads_hours, area, train);
 
@@ -180,36 +234,10 @@ ExitCode verify(const Communicator& world, const Settings& settings, const Log& 
   systems.insert(systems.end(), References::names().begin(), References::names().end());
   ScoreTable table(systems, settings.target.leads_hours, settings.target.thresholds_mm);
   together(world, [&] {
-    std::map<Time, std::vector<std::int8_t>>
-        observed;                               // by the window's end: leads of several forecasts share it
-    std::map<Time, std::vector<float>> climate; // by hour of the day
+    Scoring scoring{reader, rule, recent, tile, area, climatology, references, scored, table};
     Progress progress(log, "verifying", static_cast<std::int64_t>(products.size()));
     for (std::size_t i = 0; i < products.size(); ++i) {
-      const ProductInfo& info = products[i];
-      observed.erase(observed.begin(), observed.lower_bound(info.init)); // files are in order of time
-      const std::vector<float> all = read_product(info, held);
-      const RecentWeather weather = recent_weather(reader, recent, tile, info.init);
-      for (std::size_t lead = 0; lead < info.leads_hours.size(); ++lead) {
-        if (!scored(info.init, lead)) continue;
-        const Time end = info.init + rule.leads[lead], hour = (end + 1800) / 3600 % 24;
-        if (!observed.contains(end))
-          for (const float amount : accumulate(reader, rain, end))
-            observed[end].push_back(static_cast<std::int8_t>(amount_class(amount, rule.thresholds_mm)));
-        if (!climate.contains(hour))
-          climate[hour] = exceedance(climatology.probabilities(end), climatology.classes());
-        std::vector<std::vector<float>> forecasts =
-            references.forecast(static_cast<int>(lead), weather, climate[hour]);
-        const std::span<const float> network =
-            std::span(all).subspan(lead * thresholds * cells, thresholds * cells);
-        std::vector<float> own;
-        for (std::size_t k = 0; k < thresholds; ++k) {
-          const std::vector<float> field = crop(network.subspan(k * cells, cells), held, tile);
-          own.insert(own.end(), field.begin(), field.end());
-        }
-        forecasts.insert(forecasts.begin(), std::move(own));
-        table.add(static_cast<int>(lead), end, forecasts, crop<std::int8_t>(observed[end], held, tile), area);
-        table.add_neighbourhoods(static_cast<int>(lead), end, network, observed[end], held, tile, area);
-      }
+      scoring.add(products[i]);
       progress.update(static_cast<std::int64_t>(i + 1));
     }
   });

@@ -38,49 +38,37 @@ Var random_leaf(const Shape& shape, Margin margin, std::uint64_t stream) {
 
 NetworkTiming::NetworkTiming(const Communicator& comm, const Settings& settings, Precision precision,
                              Device device, Index ny, Index nx)
-    : comm_(comm), grid_(share_out(comm, settings, settings.bench.samples, "bench.samples")),
-      precision_(precision),
-      keep_(keep_of(settings.train)), ports_{settings.bench.inputs, settings.target.leads_hours,
-                                             static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
-      tiles_(grid_.tiles, layout(settings, grid_of(ny, nx), grid_.tiles.size(), whole_blocks(settings)),
-             &grid_.channels),
-      network_(settings.model, ports_, static_cast<std::uint64_t>(settings.train.seed)),
-      pipeline_(network_, ports_, tiles_, grid_.stages,
-                cut_stages(settings.model, ports_, tiles_.tiling(), grid_.stages.size())),
-      samples_(static_cast<int>(settings.bench.samples)), parameters_(network_.parameters().all()),
-      shards_(comm, parameters_), blocks_(blocks_of(settings, tiles_)) {
-  if (blocks_) network_.parameters().sum_in_blocks();
-  const Rect own = tiles_.tile(0);
-  const auto stream = 1 + 3 * static_cast<std::uint64_t>(grid_.replica); // of a sample for each
-  const auto all_leads = static_cast<Index>(ports_.lead_hours.size()), leads = tiles_.leads(all_leads).size();
-  network_.parameters().move_to(device);
-  if (device == Device::gpu) tiles_.link_accelerators();
-  adam_ = make_adam(shards_);
+    : comm_(comm), settings_(settings),
+      trainee_(comm, settings, grid_of(ny, nx),
+               {settings.bench.inputs, settings.target.leads_hours,
+                static_cast<Index>(settings.target.thresholds_mm.size()) + 1},
+               share_out(comm, settings, settings.bench.samples, "bench.samples"), device, precision) {
+  const StUnetPorts& ports = trainee_.ports;
+  const Decomposition& tiles = trainee_.step_tiles;
+  const Rect own = tiles.tile(0);
+  const auto stream = 1 + 3 * static_cast<std::uint64_t>(trainee_.grid.replica); // of a sample for each
+  const auto all_leads = static_cast<Index>(ports.lead_hours.size()), leads = tiles.leads(all_leads).size();
   input_ =
-      random_leaf({1, tiles_.frames(settings.model.history).size(), own.height(), own.width(), ports_.inputs},
-                  network_.input_margin(), stream);
-  base_ = random_leaf({1, leads, own.height(), own.width(), ports_.classes}, {}, stream + 1);
+      random_leaf({1, tiles.frames(settings.model.history).size(), own.height(), own.width(), ports.inputs},
+                  trainee_.network.input_margin(), stream);
+  base_ = random_leaf({1, leads, own.height(), own.width(), ports.classes}, {}, stream + 1);
   const auto values = static_cast<std::size_t>(leads * own.cells());
   for (std::size_t i = 0; i < values; ++i)
     target_.classes.push_back(static_cast<std::int8_t>(random_bits(1, RandomPurpose::test, i, stream + 2) %
-                                                       static_cast<std::uint64_t>(ports_.classes)));
+                                                       static_cast<std::uint64_t>(ports.classes)));
   target_.weights.assign(static_cast<std::size_t>(leads * own.height()),
                          1.0F / static_cast<float>(all_leads * ny * nx));
-  if (device == Device::host) return;
-  gradients_ = link_gradients(comm, grid_.stages.size());
-  if (gradients_.link) shards_.link_accelerators();
-  obstacle_ = recording_obstacle(settings, tiles_, comm, comm.size() == 1 || gradients_.link != nullptr);
-  if (!settings.bench.training) return; // forecasts take their input from the host
+  if (device == Device::host || !settings.bench.training) return; // forecasts take their input from the host
   there_.emplace();
   there_->send(0, 0, input_->value, base_->value, target_);
   input_ = there_->input(0), base_ = there_->base(0);
 }
 
 void NetworkTiming::forecast(Profile* profile) {
-  Tape tape(Tape::Mode::forget, precision_, Tape::Keep::everything, profile);
+  Tape tape(Tape::Mode::forget, trainee_.precision, Tape::Keep::everything, profile);
   if (profile) profile->start();
-  network_.forward(tape, tiles_, input_, base_);
-  if (network_.parameters().device() == Device::gpu) accelerator::wait();
+  trainee_.network.forward(tape, trainee_.step_tiles, input_, base_);
+  if (trainee_.device == Device::gpu) accelerator::wait();
 }
 
 /// When what was done, for who looks at it when the step is over: the accelerator is not waited for before.
@@ -113,12 +101,13 @@ struct NetworkTiming::Watch {
 };
 
 double NetworkTiming::gradients(Watch* watch, Profile* profile) {
-  network_.parameters().zero_gradients();
-  GradientSync sync(comm_, parameters_, gradients_.link.get());
-  Pipeline::Batch batch{.size = samples_};
+  trainee_.network.parameters().zero_gradients();
+  GradientSync sync(comm_, trainee_.shards.parameters(), trainee_.gradients.link.get());
+  Pipeline::Batch batch{.size = static_cast<int>(settings_.bench.samples)};
   batch.tape = [&] {
     if (profile) profile->start();
-    return std::make_unique<Tape>(Tape::Mode::record, precision_, keep_, profile, blocks_);
+    return std::make_unique<Tape>(Tape::Mode::record, trainee_.precision, keep_of(settings_.train), profile,
+                                  blocks_of(settings_, trainee_.step_tiles));
   };
   batch.load = [&](int) { return Pipeline::Sample{input_, base_}; };
   batch.score = [&](int, const Var& logits, const Tape& tape) {
@@ -131,7 +120,7 @@ double NetworkTiming::gradients(Watch* watch, Profile* profile) {
     watch ? watch->time(watch->losses, score) : score();
   };
   // Over a link sums take none of the time of what is asked for between.
-  const bool between = watch && comm_.size() > 1 && !gradients_.link;
+  const bool between = watch && comm_.size() > 1 && !trainee_.gradients.link;
   batch.whole = [&](auto whole) {
     const auto complete = [&] { sync.complete(whole); };
     between ? watch->time(watch->sums, complete) : complete();
@@ -140,7 +129,7 @@ double NetworkTiming::gradients(Watch* watch, Profile* profile) {
     watch->first = watch->now();
     batch.followed = [&](const Instruction& what) { watch->followed.emplace_back(what, watch->now()); };
   }
-  pipeline_.run(batch);
+  trainee_.pipeline.run(batch);
   if (watch) watch->passed = watch->now();
   sync.finish();
   return sync.hidden_seconds();
@@ -148,15 +137,16 @@ double NetworkTiming::gradients(Watch* watch, Profile* profile) {
 
 StepPhases NetworkTiming::step(Profile* profile) {
   StepPhases phases;
-  const std::map<Layer, HaloCost> before = tiles_.halo_costs();
-  Watch watch{network_.parameters().device()};
-  if (there_) there_->clear(), send_rates(adam_, 1e-3, 1e-2);
+  const std::map<Layer, HaloCost> before = trainee_.step_tiles.halo_costs();
+  Watch watch{trainee_.device};
+  if (there_) there_->clear(), send_rates(trainee_.adam, 1e-3, 1e-2);
   phases.hidden = gradients(&watch, profile);
   const Instant summed = watch.now();
   if (there_)
-    update_there(adam_, shards_, 1.0, there_->norm());
+    update_there(trainee_.adam, trainee_.shards, 1.0, there_->norm());
   else
-    update(adam_, shards_, 1e-3, 1e-2, std::min(1.0, 1.0 / gradient_norm(parameters_)));
+    update(trainee_.adam, trainee_.shards, 1e-3, 1e-2,
+           std::min(1.0, 1.0 / gradient_norm(trainee_.shards.parameters())));
   const Instant end = watch.now();
   phases.optimiser = end.since(summed);
   phases.timeline = watch.timeline();
@@ -169,7 +159,7 @@ StepPhases NetworkTiming::step(Profile* profile) {
   phases.reduction = meanwhile + summed.since(watch.passed);
   phases.loss = Watch::total(watch.losses);
   phases.forward -= phases.loss;
-  for (const auto& [layer, after] : tiles_.halo_costs()) {
+  for (const auto& [layer, after] : trainee_.step_tiles.halo_costs()) {
     const auto found = before.find(layer);
     const HaloCost was = found == before.end() ? HaloCost{} : found->second;
     const HaloCost cost{after.pack_seconds - was.pack_seconds, after.wait_seconds - was.wait_seconds,
@@ -182,11 +172,11 @@ StepPhases NetworkTiming::step(Profile* profile) {
 }
 
 void NetworkTiming::recorded_step() {
-  send_rates(adam_, 1e-3, 1e-2);
+  send_rates(trainee_.adam, 1e-3, 1e-2);
   recorder_.run(there_->places(), [&] {
     there_->clear();
     gradients(nullptr, nullptr);
-    update_there(adam_, shards_, 1.0, there_->norm());
+    update_there(trainee_.adam, trainee_.shards, 1.0, there_->norm());
   });
   accelerator::wait();
 }

@@ -19,6 +19,11 @@ double Timing::most() const {
   return *std::ranges::max_element(seconds);
 }
 
+double largest(const Communicator& comm, double value) {
+  comm.all_reduce(std::span(&value, 1), Reduce::max);
+  return value;
+}
+
 std::vector<Timing> time_in_turn(const Communicator& comm, const std::vector<Contender>& contenders,
                                  int rounds) {
   std::vector<Timing> out(contenders.size());
@@ -27,8 +32,8 @@ std::vector<Timing> time_in_turn(const Communicator& comm, const std::vector<Con
       comm.barrier();
       const auto start = std::chrono::steady_clock::now();
       contenders[i].run();
-      double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      comm.all_reduce(std::span(&seconds, 1), Reduce::max);
+      const double seconds =
+          largest(comm, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       if (round >= 0) out[i].seconds.push_back(seconds);
     }
   return out;

@@ -1,5 +1,6 @@
 #include "pluvia/comm/communicator.hpp"
 
+#include <new>
 #include <utility>
 
 #include "pluvia/core/error.hpp"
@@ -140,6 +141,11 @@ Caught describe_current_exception() {
     throw;
   } catch (const Error& error) {
     return {error.what(), static_cast<int>(error.code())};
+  } catch (const std::bad_alloc&) {
+    return {
+        "Memory is used up (a rank was given no more) Use more ranks or nodes; `pluvia plan` shows what each "
+        "holds.",
+        static_cast<int>(ExitCode::failed)};
   } catch (const std::exception& error) {
     return {error.what(), static_cast<int>(ExitCode::failed)};
   } catch (...) {

@@ -171,12 +171,32 @@ HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::
   if (!link_)
     for (Message& m : incoming_)
       if (m.peer != comm.rank()) post(m, true);
+  pack_all();
+  if (link_) {
+    const auto elsewhere = [&](std::vector<Message>& messages) {
+      std::vector<DeviceLink::Message> out;
+      for (Message& m : messages)
+        if (m.peer != comm.rank()) out.push_back({m.peer, m.there.data(), m.size});
+      return out;
+    };
+    link_->start(elsewhere(outgoing_), elsewhere(incoming_));
+  }
+  for (Tensor* t : tensors_) {
+    if (on_gpu_)
+      kernels::zero_margins(t->view(), t->margin());
+    else
+      zero_margins(*t);
+  }
+}
+
+/// Fills what leaves, and sends it but over a link.
+void HaloExchange::pack_all() {
   std::size_t piece = 0;
   for (Message& m : outgoing_) {
     float* out = on_gpu_ ? m.there.data() : m.data.get();
-    for (; piece < plan.sends.size() && plan.sends[piece].peer == m.peer; ++piece)
-      for (Tensor* t : tensors_) out = pack(plan.sends[piece], *t, out);
-    if (m.peer == comm.rank()) {
+    for (; piece < plan_.sends.size() && plan_.sends[piece].peer == m.peer; ++piece)
+      for (Tensor* t : tensors_) out = pack(plan_.sends[piece], *t, out);
+    if (m.peer == comm_.rank()) {
       for (Message& in : incoming_)
         if (in.peer == m.peer) std::swap(in.data, m.data), std::swap(in.there, m.there);
       continue;
@@ -192,21 +212,6 @@ HaloExchange::HaloExchange(const HaloPlan& plan, const Communicator& comm, std::
     accelerator::wait();
     for (Message& m : outgoing_)
       if (m.staged.data()) post(m, false);
-  }
-  if (link_) {
-    const auto elsewhere = [&](std::vector<Message>& messages) {
-      std::vector<DeviceLink::Message> out;
-      for (Message& m : messages)
-        if (m.peer != comm.rank()) out.push_back({m.peer, m.there.data(), m.size});
-      return out;
-    };
-    link_->start(elsewhere(outgoing_), elsewhere(incoming_));
-  }
-  for (Tensor* t : tensors_) {
-    if (on_gpu_)
-      kernels::zero_margins(t->view(), t->margin());
-    else
-      zero_margins(*t);
   }
 }
 
@@ -253,8 +258,7 @@ HaloExchange::~HaloExchange() {
 void HaloExchange::finish() {
   {
     const Stopwatch waiting(cost_.wait_seconds);
-    mpi_check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
-              "MPI_Waitall");
+    wait_for(requests_);
     if (link_) link_->finish();
   }
   finished_ = true;

@@ -1,8 +1,8 @@
 #include "pluvia/comm/pending_sums.hpp"
 
-#include <chrono>
-#include <thread>
 #include <utility>
+
+#include "pluvia/comm/messages.hpp"
 
 namespace pluvia {
 
@@ -17,23 +17,9 @@ template <> MPI_Datatype type_of<std::int64_t>() {
 } // namespace
 
 template <class T> PendingSums<T>::~PendingSums() {
-  using namespace std::chrono_literals;
-  constexpr auto patience = 2s; // ranks that fail together unwind within milliseconds of each other
-  const auto start = std::chrono::steady_clock::now();
-  const auto arrived = [&] {
-    int all = 0;
-    return MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all, MPI_STATUSES_IGNORE) !=
-               MPI_SUCCESS ||
-           all != 0;
-  };
-  while (!arrived()) {
-    if (std::chrono::steady_clock::now() - start > patience) {
-      // The job is about to end; until then MPI may read and write here.
-      static_cast<void>(new std::pair(std::move(shares_), std::move(sums_)));
-      return;
-    }
-    std::this_thread::sleep_for(1ms);
-  }
+  if (done_in_time(requests_)) return;
+  // The job is about to end; until then MPI may read and write here.
+  static_cast<void>(new std::pair(std::move(shares_), std::move(sums_)));
 }
 
 template <class T> void PendingSums<T>::start(std::vector<T> share) {
@@ -46,16 +32,11 @@ template <class T> void PendingSums<T>::start(std::vector<T> share) {
 }
 
 template <class T> bool PendingSums<T>::advance() {
-  int all = 0;
-  mpi_check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all, MPI_STATUSES_IGNORE),
-            "MPI_Testall");
-  return all != 0;
+  return all_done(requests_);
 }
 
 template <class T> std::vector<std::vector<T>> PendingSums<T>::finish() {
-  mpi_check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
-            "MPI_Waitall");
-  requests_.clear();
+  wait_for(requests_);
   shares_.clear();
   return std::exchange(sums_, {});
 }

@@ -77,12 +77,10 @@ void DeviceLink::finish() {
     accelerator::to_host(data.data(), m.data, m.size * sizeof(float));
     start_send(parts_->comm, data, m.peer, tag, parts_->requests);
   }
-  mpi_check(
-      MPI_Waitall(static_cast<int>(parts_->requests.size()), parts_->requests.data(), MPI_STATUSES_IGNORE),
-      "MPI_Waitall");
+  wait_for(parts_->requests);
   for (const Parts::Arrival& a : parts_->arriving)
     accelerator::to_accelerator(a.message.data, a.data.data(), a.data.size() * sizeof(float));
-  parts_->requests.clear(), parts_->leaving.clear(), parts_->arriving.clear();
+  parts_->leaving.clear(), parts_->arriving.clear();
   const std::vector<std::vector<float>> sums = parts_->sums.finish();
   for (std::size_t i = 0; i < sums.size(); ++i) {
     const float* from = sums[i].data();

@@ -115,10 +115,11 @@ GridShape choose_grid_shape(Index ny, Index nx, int levels, int ranks, int rows,
     if (best.rows == 0 || cost <= best_cost) best = {r, c}, best_cost = cost;
   }
   if (best.rows == 0)
-    fail(ExitCode::usage, std::to_string(ranks) + " ranks cannot be laid out over the grid",
-         blocks.text + (rows > 0 || cols > 0
-                            ? ", and parallel.rows x parallel.cols must equal the number of ranks"
-                            : ""),
+    fail(ExitCode::usage,
+         std::to_string(ranks) + (ranks == 1 ? " tile" : " tiles") + " cannot be laid out over the grid",
+         blocks.text + (rows > 0 || cols > 0 ? "; parallel.rows is " + std::to_string(rows) +
+                                                   ", parallel.cols " + std::to_string(cols)
+                                             : ""),
          std::string("Start another number of ranks, ") +
              (block > 0 ? "use a smaller parallel.block, " : "") +
              "or change parallel.rows and parallel.cols (0 = automatic).");

@@ -38,7 +38,8 @@ void declare(DataSettings& s, const Declare& key) {
   key("data.validate.to", &s.validate.to, "UTC", time, "end of the validation range, excluded");
   key("data.test.from", &s.test.from, "UTC", time, "start of the test range");
   key("data.test.to", &s.test.to, "UTC", time, "end of the test range, excluded");
-  key("data.predictors", &s.predictors, "", {}, "variables the network sees: the target's past may be one, and fields without time (land, terrain)");
+  key("data.predictors", &s.predictors, "", {},
+      "variables the network sees: the target's past may be one, and fields without time (land, terrain)");
   key("data.target", &s.target, "", {}, "variable of the precipitation rate [mm h-1]");
   key("data.precip_label", &s.precip_label, "", {.words = {"start", "end"}},
       "which end of its interval a precipitation time names");
@@ -90,22 +91,23 @@ void declare(ModelSettings& s, const Declare& key) {
 }
 
 void declare(ParallelSettings& s, const Declare& key) {
-  const Limits count{.low = 0, .high = 1e6};
+  const Limits count{.low = 0, .high = 65536};
   key("parallel.device", &s.device, "", {.words = {"auto", "cpu", "gpu", "pretend"}},
-      "where networks are computed; auto = GPUs where the program was built for them and all nodes have some; "
-      "pretend = their code on the processor, for tests");
-  key("parallel.replicas", &s.replicas, "", {.low = 1, .high = 1e6},
+      "where networks are computed; auto = GPUs where the program was built for them and all nodes have "
+      "some; pretend = their code on the processor, for tests");
+  key("parallel.replicas", &s.replicas, "", {.low = 1, .high = 65536},
       "copies of the whole domain, each on as many ranks, that share the samples of a training step");
   key("parallel.stages", &s.stages, "", {.low = 1, .high = 3},
       "parts of the network's depth, each on as many ranks, through which a training step's samples pass");
   key("parallel.tensor", &s.tensor, "ranks", {.low = 1, .high = 64},
       "ranks that hold the same tile and frames and share out heads and channels of the network's blocks");
-  key("parallel.time", &s.time, "ranks", {.low = 1, .high = 1e6},
+  key("parallel.time", &s.time, "ranks", {.low = 1, .high = 96},
       "ranks that share a tile: each has some of model.history's frames and some of the leads");
   key("parallel.rows", &s.rows, "ranks", count, "rows of the process grid; 0 = automatic");
   key("parallel.cols", &s.cols, "ranks", count, "columns of the process grid; 0 = automatic");
   key("parallel.block", &s.block, "cells", {.low = 1, .high = 65536},
-      "side of the blocks of train.exact, whose tiles begin on whole blocks; a multiple of the coarsest cell");
+      "side of the blocks of train.exact, whose tiles begin on whole blocks; a multiple of the coarsest "
+      "cell");
   key("parallel.block_frames", &s.block_frames, "frames", {.low = 0, .high = 65536},
       "frames, and leads, of those blocks, which parallel.time does not cut; 0 = all of them");
   key("parallel.threads", &s.threads, "threads", {.low = 0, .high = 4096},
@@ -131,7 +133,8 @@ void declare(TrainSettings& s, const Declare& key) {
   key("train.brightness_jitter_kelvin", &s.brightness_jitter_kelvin, "K", {.low = 0, .high = 50},
       "deviation of an offset that a sample adds to all predictors with time but the target's past");
   key("train.precision", &s.precision, "", {.words = {"auto", "f32", "bf16"}},
-      "of products in training; auto = bf16 where all processors multiply it, and alike (AMX or AVX512_BF16), else f32");
+      "of products in training; auto = bf16 where all processors multiply it, and alike (AMX or "
+      "AVX512_BF16), else f32");
   key("train.keep", &s.keep, "", {.words = {"everything", "blocks"}},
       "activations kept for the backward pass; blocks = about half the memory, a fifth more time");
   key("train.exact", &s.exact, "", {},

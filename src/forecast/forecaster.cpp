@@ -56,6 +56,17 @@ void require_agreement(const Settings& a, const std::string& path_a, const Setti
   refuse(a.model.frame_minutes != b.model.frame_minutes, "model.frame_minutes");
 }
 
+std::vector<std::string> checkpoints(const Settings& settings) {
+  std::vector<std::string> paths = settings.forecast.checkpoint;
+  if (paths.empty())
+    paths.push_back((std::filesystem::path(settings.train.output) / "checkpoint_best.h5").string());
+  if (paths.size() > 1 && settings.forecast.write_logits)
+    fail(ExitCode::usage, "forecast.write_logits needs a single model",
+         fmt::format("each of the {} in forecast.checkpoint has logits of its own", paths.size()),
+         "Set it to false, or name one checkpoint.");
+  return paths;
+}
+
 /// The configurations of all members, after checking them against each other and the first against the
 /// user's. Collective.
 std::vector<Settings> trained_settings(const Communicator& world, const std::vector<std::string>& paths,
@@ -85,7 +96,7 @@ Member load_member(const Communicator& world, const std::string& path, const Set
                    const Rect& tile, Device device, const Log& log) {
   std::string digest;
   const Checkpoint checkpoint = read_checkpoint(world, path, tile, &digest);
-  Member out{make_network(trained, device),
+  Member out{make_network(trained, ports_of(trained), device),
              from_field(checkpoint.fields.at("climatology")),
              {checkpoint.arrays.at("normalisation/mean").values,
               checkpoint.arrays.at("normalisation/deviation").values},
@@ -151,6 +162,204 @@ std::vector<float> at_cells(const Communicator& world, const ProductTile& produc
   return out;
 }
 
+ProcessGrid share_channels_out(const Communicator& world, const Settings& settings) {
+  const int tensor = static_cast<int>(settings.parallel.tensor);
+  require_shares(settings.model, tensor);
+  return make_process_grid(world, 1, 1, tensor);
+}
+
+/// Tiles cut for the deepest network fit the others too.
+Partition layout_for_all(const std::vector<Settings>& trained, Settings settings, const Grid& grid,
+                         int ranks) {
+  for (const Settings& member : trained)
+    if (levels_of(member.model) > levels_of(settings.model)) settings.model = member.model;
+  return layout(settings, grid, ranks);
+}
+
+/// Whose attention is written. Collective.
+std::vector<AttentionProbe::Cell> attention_cells(const Communicator& world, const Settings& settings,
+                                                  const ArchiveIndex& index, const Rect& tile) {
+  const auto require_one = [&](std::int64_t parts, const std::string& key, const std::string& what) {
+    if (parts > 1 && !settings.forecast.write_attention.empty())
+      fail(ExitCode::usage, "forecast.write_attention needs all " + what + " of a cell on one rank",
+           key + " is " + std::to_string(parts), "Set " + key + "=1.");
+  };
+  require_one(settings.parallel.time, "parallel.time", "frames and leads");
+  require_one(settings.parallel.tensor, "parallel.tensor", "heads");
+  return cells_holding(world, index, tile, settings.forecast.write_attention);
+}
+
+/// Forecasts of the models of forecast.checkpoint.
+class Forecasting {
+public:
+  Forecasting(const Communicator& world, const Settings& settings, const Log& log);
+  /// Returns the paths written.
+  std::vector<std::string> run();
+
+private:
+  std::vector<Member> load_members() const;
+  ProductHeader header() const;
+  /// Writes a forecast, and what its models attended to. Collective.
+  void write(const std::string& path, const ProductHeader& header, Time init);
+  /// Adds a member's probabilities to those of a product. Collective.
+  void add(Member& member, Time init, const RecentWeather& weather, AttentionProbe* probe,
+           ProductTile& product);
+
+  const Communicator& world_;
+  const Settings& settings_;
+  const Log& log_;
+  std::vector<std::string> paths_; ///< of the members
+  std::vector<Settings> trained_;
+  Device device_;
+  ArchiveIndex index_;
+  ProcessGrid grid_;
+  Decomposition tiles_;
+  std::vector<AttentionProbe::Cell> cells_; ///< whose attention is written
+  SampleRule rule_;
+  std::vector<Time> times_;
+  std::vector<Member> members_;
+  bool regression_; ///< some member's base
+  Sampler sampler_;
+  std::optional<ArchiveReader> surroundings_; ///< for regressions
+};
+
+Forecasting::Forecasting(const Communicator& world, const Settings& settings, const Log& log)
+    : world_(world), settings_(settings), log_(log), paths_(checkpoints(settings)),
+      trained_(trained_settings(world, paths_, settings)),
+      device_(take_device(world, settings.parallel.device)),
+      index_(index_archive(world, settings.data.archive)), grid_(share_channels_out(world, settings)),
+      tiles_(grid_.tiles, layout_for_all(trained_, settings, index_.grid, grid_.tiles.size()),
+             &grid_.channels),
+      cells_(attention_cells(world, settings, index_, tiles_.tile(0))), rule_(make_sample_rule(settings)),
+      times_(requested_times(settings, index_)), members_(load_members()),
+      regression_(
+          std::ranges::any_of(trained_, [](const Settings& s) { return s.model.base == "regression"; })),
+      sampler_(index_, rule_, tiles_.tile(0), reader_cache_bytes(settings, regression_)) {
+  if (regression_)
+    surroundings_.emplace(index_, RecentWeather::grown(tiles_.tile(0), tiles_.domain(0)),
+                          reader_cache_bytes(settings, true));
+  if (device_ == Device::gpu) log.info(describe_devices(world, device_) + "; " + tiles_.link_accelerators());
+}
+
+std::vector<Member> Forecasting::load_members() const {
+  std::vector<Time> ends; // of all windows
+  for (const Time init : times_)
+    for (const Time lead : rule_.leads) ends.push_back(init + lead);
+  std::vector<Member> out;
+  for (std::size_t i = 0; i < paths_.size(); ++i) {
+    out.push_back(load_member(world_, paths_[i], trained_[i], tiles_.tile(0), device_, log_));
+    keep_hours(out.back().climatology, ends);
+  }
+  malloc_trim(0); // checkpoints held more than is needed from here on
+  return out;
+}
+
+ProductHeader Forecasting::header() const {
+  std::vector<std::string> digests;
+  for (const Member& member : members_) digests.push_back(member.digest);
+  return {.grid = index_.grid,
+          .leads_hours = settings_.target.leads_hours,
+          .thresholds_mm = settings_.target.thresholds_mm,
+          .window_hours = settings_.target.window_hours,
+          .configuration = resolved_yaml(settings_),
+          .weights_digest = fmt::format("{}", fmt::join(digests, ", ")),
+          .predictors = fmt::format("{}", fmt::join(rule_.predictors, ", ")),
+          .frame_minutes = settings_.model.frame_minutes,
+          .history = static_cast<int>(rule_.history)};
+}
+
+void Forecasting::add(Member& member, Time init, const RecentWeather& weather, AttentionProbe* probe,
+                      ProductTile& product) {
+  std::vector<std::vector<float>> pi;
+  for (const Time lead : rule_.leads) pi.push_back(member.climatology.at(init + lead));
+  const std::vector<std::vector<float>> base =
+      member.regressions.empty() ? std::move(pi) : regression_base(member.regressions, weather, pi);
+  pi.clear();
+  SampleInput input;
+  together(world_, [&] {
+    input = sampler_.input(init, member.normalisation, base, member.network.input_margin(),
+                           tiles_.frames(static_cast<Index>(rule_.history)));
+  });
+  std::vector<std::uint8_t> missing = std::move(input.quality);
+  tiles_.time().all_reduce_or(missing); // each part looked at some frames
+  Tape tape(Tape::Mode::forget);
+  const Var logits = predict(member.network, tape, tiles_, std::move(input), base, rule_.classes(), probe);
+  std::vector<float> probability = exceedance_fields(logits->value);
+  if (member.calibration && settings_.forecast.calibrate) {
+    const Span leads = product.leads;
+    const std::size_t size = probability.size() / static_cast<std::size_t>(leads.size());
+    for (Index lead = leads.from; lead < leads.to; ++lead)
+      calibrate(*member.calibration, static_cast<int>(lead),
+                exceedance(base[static_cast<std::size_t>(lead)], rule_.classes()),
+                std::span(probability).subspan(static_cast<std::size_t>(lead - leads.from) * size, size));
+  }
+  if (settings_.forecast.write_logits) product.logits = classes_outermost(logits->value);
+  if (product.probability.empty()) {
+    const Time first = init - static_cast<Time>(rule_.history - 1) * rule_.frame_step;
+    product.probability = std::move(probability);
+    product.quality = quality_flags(missing, first < index_.frames.front().time);
+  } else { // the same frames, hence the same flags
+    for (std::size_t i = 0; i < probability.size(); ++i) product.probability[i] += probability[i];
+  }
+}
+
+void Forecasting::write(const std::string& path, const ProductHeader& header, Time init) {
+  const Time first = index_.frames.front().time, last = index_.frames.back().time;
+  if (init < first || init > last + rule_.frame_step)
+    fail(ExitCode::data, "No forecast can start at " + format_time(init),
+         "the archive runs from " + format_time(first) + " to " + format_time(last), "Change forecast.init.");
+  RecentWeather weather;
+  if (regression_)
+    together(world_, [&] {
+      weather = recent_weather(*surroundings_, recent_weather_rule(settings_), tiles_.tile(0), init);
+    });
+  ProductTile product;
+  product.tile = tiles_.tile(0);
+  product.leads = tiles_.leads(static_cast<Index>(rule_.leads.size()));
+  if (index_.grid.kind == Grid::Kind::projected) {
+    product.latitudes = sampler_.reader().latitudes();
+    product.longitudes = sampler_.reader().longitudes();
+  }
+  std::vector<AttentionProbe> probes(cells_.empty() ? 0 : members_.size(), {cells_, {}, {}});
+  for (std::size_t i = 0; i < members_.size(); ++i)
+    add(members_[i], init, weather, probes.empty() ? nullptr : &probes[i], product);
+  for (float& p : product.probability) p /= static_cast<float>(members_.size());
+  together(world_, [&] { // those who share out channels hold the same
+    if (grid_.counts()) write_product(grid_.tiles, path, header, init, product);
+  });
+  const std::vector<float> probability = at_cells(world_, product, cells_);
+  for (std::size_t i = 0; i < probes.size(); ++i) {
+    gather(world_, probes[i]);
+    ProductHeader own = header;
+    own.weights_digest = members_[i].digest;
+    write_attention(
+        world_, std::filesystem::path(path).replace_filename(attention_name(init, i, members_.size())), own,
+        init,
+        {settings_.forecast.write_attention, probes[i], members_[i].network.first_level(), probability});
+  }
+}
+
+std::vector<std::string> Forecasting::run() {
+  const std::filesystem::path folder = settings_.forecast.output;
+  together(world_, [&] {
+    if (world_.rank() != 0) return;
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error)
+      fail(ExitCode::failed, "Cannot create " + settings_.forecast.output, error.message(),
+           "Check forecast.output.");
+  });
+  const ProductHeader header = this->header();
+  std::vector<std::string> written;
+  Progress progress(log_, "forecast", static_cast<std::int64_t>(times_.size()));
+  for (const Time init : times_) {
+    written.push_back((folder / product_name(init)).string());
+    write(written.back(), header, init);
+    progress.update(static_cast<std::int64_t>(written.size()), format_time(init));
+  }
+  return written;
+}
+
 } // namespace
 
 std::vector<Time> requested_times(const Settings& settings, const ArchiveIndex& index) {
@@ -180,145 +389,7 @@ std::vector<Time> requested_times(const Settings& settings, const ArchiveIndex& 
 }
 
 std::vector<std::string> run_forecasts(const Communicator& world, const Settings& settings, const Log& log) {
-  std::vector<std::string> paths = settings.forecast.checkpoint;
-  if (paths.empty())
-    paths.push_back((std::filesystem::path(settings.train.output) / "checkpoint_best.h5").string());
-  if (paths.size() > 1 && settings.forecast.write_logits)
-    fail(ExitCode::usage, "forecast.write_logits needs a single model",
-         fmt::format("each of the {} in forecast.checkpoint has logits of its own", paths.size()),
-         "Set it to false, or name one checkpoint.");
-  const std::vector<Settings> trained = trained_settings(world, paths, settings);
-  const Device device = take_device(world, settings.parallel.device);
-  const ArchiveIndex index = index_archive(world, settings.data.archive);
-  // Tiles cut for the deepest network fit the others too.
-  Settings deepest = settings;
-  bool regression = false;
-  for (const Settings& member : trained) {
-    if (levels_of(member.model) > levels_of(deepest.model)) deepest.model = member.model;
-    regression = regression || member.model.base == "regression";
-  }
-  const int tensor = static_cast<int>(settings.parallel.tensor);
-  require_shares(settings.model, tensor);
-  const ProcessGrid grid = make_process_grid(world, 1, 1, tensor);
-  Decomposition tiles(grid.tiles, layout(deepest, index.grid, grid.tiles.size()), &grid.channels);
-  if (device == Device::gpu) log.info(describe_devices(world, device) + "; " + tiles.link_accelerators());
-  const Rect tile = tiles.tile(0);
-  const std::vector<LatLon>& points = settings.forecast.write_attention;
-  if (!points.empty() && tiles.partition().time.parts() > 1)
-    fail(ExitCode::usage, "forecast.write_attention needs all frames and leads of a cell on one rank",
-         "parallel.time is " + std::to_string(settings.parallel.time), "Set parallel.time=1.");
-  if (!points.empty() && tensor > 1)
-    fail(ExitCode::usage, "forecast.write_attention needs all heads of a cell on one rank",
-         "parallel.tensor is " + std::to_string(tensor), "Set parallel.tensor=1.");
-  const std::vector<AttentionProbe::Cell> cells = cells_holding(world, index, tile, points);
-
-  const SampleRule rule = make_sample_rule(settings);
-  const std::vector<Time> times = requested_times(settings, index);
-  std::vector<Time> ends; // of all windows
-  for (const Time init : times)
-    for (const Time lead : rule.leads) ends.push_back(init + lead);
-  std::vector<Member> members;
-  std::vector<std::string> digests;
-  for (std::size_t i = 0; i < paths.size(); ++i) {
-    members.push_back(load_member(world, paths[i], trained[i], tile, device, log));
-    keep_hours(members.back().climatology, ends);
-    digests.push_back(members.back().digest);
-  }
-  malloc_trim(0); // checkpoints held more than is needed from here on
-
-  const RecentWeatherRule recent = recent_weather_rule(settings);
-  const Span frames = tiles.frames(static_cast<Index>(rule.history)),
-             leads = tiles.leads(static_cast<Index>(rule.leads.size()));
-  const std::size_t cache = reader_cache_bytes(settings, regression);
-  Sampler sampler(index, rule, tile, cache);
-  std::optional<ArchiveReader> surroundings;
-  if (regression) surroundings.emplace(index, RecentWeather::grown(tile, tiles.domain(0)), cache);
-  ProductHeader header{.grid = index.grid,
-                       .leads_hours = settings.target.leads_hours,
-                       .thresholds_mm = settings.target.thresholds_mm,
-                       .window_hours = settings.target.window_hours,
-                       .configuration = resolved_yaml(settings),
-                       .weights_digest = fmt::format("{}", fmt::join(digests, ", ")),
-                       .predictors = fmt::format("{}", fmt::join(rule.predictors, ", ")),
-                       .frame_minutes = settings.model.frame_minutes,
-                       .history = static_cast<int>(rule.history)};
-  together(world, [&] {
-    if (world.rank() != 0) return;
-    std::error_code error;
-    std::filesystem::create_directories(settings.forecast.output, error);
-    if (error)
-      fail(ExitCode::failed, "Cannot create " + settings.forecast.output, error.message(),
-           "Check forecast.output.");
-  });
-
-  const Time first = index.frames.front().time, last = index.frames.back().time;
-  std::vector<std::string> written;
-  Progress progress(log, "forecast", static_cast<std::int64_t>(times.size()));
-  for (Time init : times) {
-    if (init < first || init > last + rule.frame_step)
-      fail(ExitCode::data, "No forecast can start at " + format_time(init),
-           "the archive runs from " + format_time(first) + " to " + format_time(last),
-           "Change forecast.init.");
-    const bool context_cut = init - static_cast<Time>(rule.history - 1) * rule.frame_step < first;
-    RecentWeather weather;
-    if (regression) together(world, [&] { weather = recent_weather(*surroundings, recent, tile, init); });
-    ProductTile product;
-    product.tile = tile;
-    product.leads = leads;
-    if (index.grid.kind == Grid::Kind::projected) {
-      product.latitudes = sampler.reader().latitudes();
-      product.longitudes = sampler.reader().longitudes();
-    }
-    std::vector<AttentionProbe> probes;
-    for (Member& member : members) {
-      AttentionProbe* const probe =
-          cells.empty() ? nullptr : &probes.emplace_back(AttentionProbe{cells, {}, {}});
-      std::vector<std::vector<float>> pi;
-      for (Time lead : rule.leads) pi.push_back(member.climatology.at(init + lead));
-      const std::vector<std::vector<float>> base =
-          member.regressions.empty() ? std::move(pi) : regression_base(member.regressions, weather, pi);
-      pi.clear();
-      SampleInput input;
-      together(world, [&] {
-        input = sampler.input(init, member.normalisation, base, member.network.input_margin(), frames);
-      });
-      std::vector<std::uint8_t> missing = std::move(input.quality);
-      tiles.time().all_reduce_or(missing); // each part looked at some frames
-      Tape tape(Tape::Mode::forget);
-      const Var logits = predict(member.network, tape, tiles, std::move(input), base, rule.classes(), probe);
-      std::vector<float> probability = exceedance_fields(logits->value);
-      if (member.calibration && settings.forecast.calibrate) {
-        const std::size_t size = probability.size() / static_cast<std::size_t>(leads.size());
-        for (Index lead = leads.from; lead < leads.to; ++lead)
-          calibrate(*member.calibration, static_cast<int>(lead),
-                    exceedance(base[static_cast<std::size_t>(lead)], rule.classes()),
-                    std::span(probability).subspan(static_cast<std::size_t>(lead - leads.from) * size, size));
-      }
-      if (settings.forecast.write_logits) product.logits = classes_outermost(logits->value);
-      if (product.probability.empty()) {
-        product.probability = std::move(probability);
-        product.quality = quality_flags(missing, context_cut);
-      } else { // the same frames, hence the same flags
-        for (std::size_t i = 0; i < probability.size(); ++i) product.probability[i] += probability[i];
-      }
-    }
-    for (float& p : product.probability) p /= static_cast<float>(members.size());
-    const std::filesystem::path folder = settings.forecast.output;
-    written.push_back((folder / product_name(init)).string());
-    together(world, [&] { // those who share out channels hold the same
-      if (grid.counts()) write_product(grid.tiles, written.back(), header, init, product);
-    });
-    const std::vector<float> probability = at_cells(world, product, cells);
-    for (std::size_t i = 0; i < probes.size(); ++i) {
-      gather(world, probes[i]);
-      ProductHeader own = header;
-      own.weights_digest = digests[i];
-      write_attention(world, (folder / attention_name(init, i, members.size())).string(), own, init,
-                      {points, probes[i], members[i].network.first_level(), probability});
-    }
-    progress.update(static_cast<std::int64_t>(written.size()), format_time(init));
-  }
-  return written;
+  return Forecasting(world, settings, log).run();
 }
 
 } // namespace pluvia

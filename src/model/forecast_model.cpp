@@ -46,8 +46,8 @@ StUnetPorts ports_of(const Settings& settings) {
   return {rule.channels(), settings.target.leads_hours, rule.classes()};
 }
 
-StUnet make_network(const Settings& settings, Device device) {
-  StUnet network(settings.model, ports_of(settings), static_cast<std::uint64_t>(settings.train.seed));
+StUnet make_network(const Settings& settings, const StUnetPorts& ports, Device device) {
+  StUnet network(settings.model, ports, static_cast<std::uint64_t>(settings.train.seed));
   network.parameters().move_to(device);
   return network;
 }

@@ -1,6 +1,6 @@
 #include "pluvia/ops/linear.hpp"
 
-#include "pluvia/ops/weight_gradient.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 
 namespace pluvia {
 
@@ -16,20 +16,7 @@ Var linear(Tape& tape, const Var& x, Parameter& weight, Parameter& bias, const V
               residual ? &residual->value : nullptr, y);
   const Work work = convolution_work("linear", s, weight.value.shape(), x->needs_grad, tape.blocks().members);
   const auto pull = [&tape, precision, x, &weight, &bias, residual](Node& node) {
-    const auto pull_weight = [blocks = tape.blocks(), precision, x, &weight, &bias](const Tensor& dy) {
-      pull_convolution_weight(blocks, precision, x->value, dy, {}, weight, &bias);
-    };
-    if (!tape.defers()) pull_weight(node.grad);
-    if (x->needs_grad) {
-      const GradientSlot dx = gradient_slot(*x);
-      convolution_pull_input(precision, node.grad, weight.value, {}, dx.addend, dx.target);
-    }
-    if (!tape.defers()) {
-      if (residual) pass_gradient(node, *residual);
-      return;
-    }
-    if (residual) copy_gradient(node, *residual);
-    tape.defer(pull_weight, std::move(node.grad));
+    pull_convolution(tape, node, precision, x, weight, bias, {}, residual);
   };
   return tape.record(std::move(y), work, pull, {}, {&weight, &bias});
 }

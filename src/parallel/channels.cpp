@@ -8,8 +8,8 @@
 #include "pluvia/comm/messages.hpp"
 #include "pluvia/core/parallel_for.hpp"
 #include "pluvia/core/stopwatch.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 #include "pluvia/ops/linear.hpp"
-#include "pluvia/ops/weight_gradient.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {
@@ -43,10 +43,10 @@ Tensor own_of(const Tensor& all, const ChannelShare& share) {
 
 /// All channels of a value of which every rank has its own; margins are left undefined.
 Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& own, Index channels,
-                Margin margin) {
+                Margin margin, Layer::Pass pass) {
   if (own.device() == Device::gpu)
-    return moved(gathered(tiles, share, own.to(Device::host), channels, margin), Device::gpu);
-  HaloCost& cost = tiles.halo_cost({"gather", -1});
+    return moved(gathered(tiles, share, own.to(Device::host), channels, margin, pass), Device::gpu);
+  HaloCost& cost = tiles.halo_cost({"gather", -1, pass});
   const Communicator& group = *tiles.channels();
   Shape s = own.shape();
   const auto shape_of = [&](int member) {
@@ -87,8 +87,7 @@ Tensor gathered(Decomposition& tiles, const ChannelShare& share, const Tensor& o
   put(own, share.member);
   {
     const Stopwatch waiting(cost.wait_seconds);
-    mpi_check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE),
-              "MPI_Waitall");
+    wait_for(requests);
   }
   for (int member = 0; member < share.members; ++member)
     if (member != share.member) put(incoming[static_cast<std::size_t>(member)], member);
@@ -142,14 +141,14 @@ Var shared_convolution(Tape& tape, Decomposition& tiles, const ChannelShare& sha
               bias.value.cell(0, 0, 0, 0) + share.of(c_out).from,
               residual && !whole ? &residual->value : nullptr, y);
   if (whole) {
-    y = gathered(tiles, share, y, c_out, {});
+    y = gathered(tiles, share, y, c_out, {}, Layer::Pass::forward);
     if (residual) add_to(y, residual->value);
   }
   const Margin around = reach(transposed(stencil));
   const auto pull = [&tape, &tiles, share, precision, x, &weight, &bias, stencil, level, alone, around,
                      residual, c_out, whole](Node& node) {
     Tensor from_all;
-    if (!whole) from_all = gathered(tiles, share, node.grad, c_out, around);
+    if (!whole) from_all = gathered(tiles, share, node.grad, c_out, around, Layer::Pass::backward);
     Tensor& dy = whole ? node.grad : from_all;
     const auto pull_weight = [blocks = tape.blocks(), precision, all = x.all, &weight, &bias,
                               stencil](const Tensor& d) {
@@ -178,7 +177,8 @@ Var shared_convolution(Tape& tape, Decomposition& tiles, const ChannelShare& sha
 Channels share_channels(Tape& tape, Decomposition& tiles, const ChannelShare& share, const Var& x) {
   if (share.whole()) return {x, x};
   const auto pull = [&tiles, share, x](Node& node) {
-    accumulate(*x, gathered(tiles, share, node.grad, x->value.shape().c, x->grad_margin));
+    accumulate(*x,
+               gathered(tiles, share, node.grad, x->value.shape().c, x->grad_margin, Layer::Pass::backward));
   };
   return {tape.record(own_of(x->value, share), {"own channels", x->value.shape().c}, pull), x};
 }
@@ -187,7 +187,7 @@ Channels gather_channels(Tape& tape, Decomposition& tiles, const ChannelShare& s
                          Index channels, Margin margin) {
   if (share.whole()) return {own, own};
   // Those who use all channels pull back to the rank's own.
-  return {own, tape.record(gathered(tiles, share, own->value, channels, margin),
+  return {own, tape.record(gathered(tiles, share, own->value, channels, margin, Layer::Pass::forward),
                            {"gather", own->value.shape().c}, [](Node&) {})};
 }
 

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "pluvia/comm/relay.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 #include "pluvia/ops/recurrence.hpp"
-#include "pluvia/ops/weight_gradient.hpp"
 
 namespace pluvia {
 

@@ -4,7 +4,7 @@
 #include <cassert>
 #include <memory>
 
-#include "pluvia/ops/weight_gradient.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 
 namespace pluvia {
 
@@ -78,22 +78,7 @@ Var conv3d(Tape& tape, Decomposition& tiles, int level, const Var& x, Parameter&
   const auto pull = [&tape, &tiles, level, precision, x, &weight, &bias, stencil, residual](Node& node) {
     HaloExchange exchange = tiles.exchange(tiles.stencil_halo(level, transposed(stencil)), {&node.grad},
                                            {"conv3d", level, Layer::Pass::backward});
-    const auto pull_weight = [blocks = tape.blocks(), precision, x, &weight, &bias,
-                              stencil](const Tensor& dy) {
-      pull_convolution_weight(blocks, precision, x->value, dy, stencil, weight, &bias);
-    };
-    if (!tape.defers()) pull_weight(node.grad);
-    exchange.finish();
-    if (x->needs_grad) {
-      const GradientSlot dx = gradient_slot(*x);
-      convolution_pull_input(precision, node.grad, weight.value, stencil, dx.addend, dx.target);
-    }
-    if (!tape.defers()) {
-      if (residual) pass_gradient(node, *residual);
-      return;
-    }
-    if (residual) copy_gradient(node, *residual);
-    tape.defer(pull_weight, std::move(node.grad));
+    pull_convolution(tape, node, precision, x, weight, bias, stencil, residual, [&] { exchange.finish(); });
   };
   const Work work = convolution_work("conv3d", s, weight.value.shape(), x->needs_grad, tape.blocks().members);
   return tape.record(std::move(y), work, pull, reach(transposed(stencil)), {&weight, &bias});

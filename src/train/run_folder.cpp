@@ -1,11 +1,14 @@
 #include "pluvia/train/run_folder.hpp"
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <regex>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "pluvia/core/config.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/model/checkpoint.hpp"
 
@@ -21,6 +24,18 @@ std::vector<std::filesystem::path> numbered(const RunFolder& folder) {
     if (std::regex_match(entry.path().filename().string(), pattern)) out.push_back(entry.path());
   std::ranges::sort(out);
   return out;
+}
+
+/// Whether a run wrote it: every key, and nothing else.
+bool is_of_a_run(const std::string& configuration) {
+  if (!std::filesystem::is_regular_file(configuration)) return false;
+  std::ifstream file(configuration, std::ios::binary);
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  try {
+    return resolved_yaml(parse_settings(text, configuration, {})) == text;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 } // namespace
@@ -62,6 +77,9 @@ std::optional<std::string> starting_checkpoint(const Communicator& comm, const L
     if (std::filesystem::exists(folder.best()))
       fail(ExitCode::usage, folder.path.string() + " holds the model of another run",
            "checkpoint_best.h5 alone, from which no training goes on",
+           "Take it away, or choose another train.output.");
+    if (std::filesystem::exists(folder.configuration()) && !is_of_a_run(folder.configuration()))
+      fail(ExitCode::usage, folder.configuration() + " is not a run's", "training would write over it",
            "Take it away, or choose another train.output.");
   });
   return from.empty() || from == "latest" ? std::nullopt : std::optional(from);

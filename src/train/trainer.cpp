@@ -1,7 +1,9 @@
 #include "pluvia/train/trainer.hpp"
 
+#include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -35,7 +37,7 @@ public:
   /// The folder is its own, and what it goes on from is known, before it reads the archive for its samples.
   Training(const Communicator& world, const Settings& settings, const Log& log)
       : world_(world), settings_(settings), log_(log), archive_(open_training_archive(world, settings)),
-        trainee_(world, settings, archive_.index.grid), steps_(world, settings, log, trainee_),
+        trainee_(make_trainee(world, settings, archive_.index.grid)), steps_(world, settings, log, trainee_),
         folder_(open_run_folder(world, log, settings.train.output)), resumed_(resume()),
         samples_(world, settings, log, archive_, trainee_) {}
 
@@ -206,9 +208,14 @@ void Training::note(const nlohmann::ordered_json& line) {
 
 void Training::begin() {
   together(world_, [&] {
-    if (world_.rank() == 0) write_whole(folder_.configuration(), resolved_yaml(settings_));
+    if (world_.rank() != 0) return;
+    errno = 0;
+    log_file_.open(folder_.log(), resumed_ ? std::ios::app : std::ios::trunc);
+    if (!log_file_.is_open())
+      fail(ExitCode::usage, "Cannot write " + folder_.log(), std::strerror(errno),
+           "Take it away, or choose another train.output.");
+    write_whole(folder_.configuration(), resolved_yaml(settings_));
   });
-  if (world_.rank() == 0) log_file_.open(folder_.log(), resumed_ ? std::ios::app : std::ios::trunc);
   const ProcessGrid& grid = trainee_.grid;
   const auto of = [](int parts, const std::string& what) {
     return parts > 1 ? fmt::format("{} {} of ", parts, what) : "";

@@ -30,36 +30,22 @@ struct TrainingSteps::Batch {
 
 TrainingSteps::TrainingSteps(const Communicator& world, const Settings& settings, const Log& log,
                              Trainee& trainee)
-    : world_(world), settings_(settings), trainee_(trainee),
-      shared_(trainee.grid.channels.size() > 1
-                  ? std::optional<Decomposition>(std::in_place, trainee.grid.tiles, trainee.tiles.partition(),
-                                                 &trainee.grid.channels)
-                  : std::nullopt),
-      tiles_(shared_ ? *shared_ : trainee.tiles),
-      pipeline_(trainee.network, ports_of(settings), tiles_, trainee.grid.stages,
-                cut_stages(settings.model, ports_of(settings), tiles_.tiling(), trainee.grid.stages.size())) {
-  if (trainee.device == Device::gpu) prepare_device(log);
-}
-
-void TrainingSteps::prepare_device(const Log& log) {
-  log.info(trainee_.tiles.link_accelerators());
-  if (shared_) shared_->link_accelerators();
-  gradients_ = link_gradients(world_, trainee_.grid.stages.size());
-  if (!gradients_.said.empty()) log.info(gradients_.said);
-  if (gradients_.link) trainee_.shards.link_accelerators();
+    : world_(world), settings_(settings), trainee_(trainee) {
+  if (trainee.device == Device::host) return;
+  for (const std::string& line : trainee.said) log.info(line);
   there_.emplace();
-  if (!settings_.train.graph) return;
-  const std::string obstacle =
-      recording_obstacle(settings_, tiles_, world_, world_.size() == 1 || gradients_.link != nullptr);
-  if (obstacle.empty()) recorder_.emplace();
-  log.info(obstacle.empty() ? "steps are recorded once and replayed"
-                            : "steps cannot be recorded: " + obstacle);
+  if (!settings.train.graph) return;
+  if (trainee.obstacle.empty()) recorder_.emplace();
+  log.info(trainee.obstacle.empty() ? "steps are recorded once and replayed"
+                                    : "steps cannot be recorded: " + trainee.obstacle);
 }
 
 void TrainingSteps::take(std::int64_t number, double rate_factor, TrainingSamples& samples) {
   const TrainSettings& t = settings_.train;
   Batch batch{samples, trainee_.tiles};
-  together(world_, [&] { batch.samples = samples.batch(number, {pipeline_.first(), pipeline_.last()}); });
+  together(world_, [&] {
+    batch.samples = samples.batch(number, {trainee_.pipeline.first(), trainee_.pipeline.last()});
+  });
   std::span<const TrainingSample> counted;
   if (trainee_.grid.counts()) counted = batch.samples;
   batch.weighing = weigh(world_, samples.cells(), counted, static_cast<std::size_t>(t.batch));
@@ -78,13 +64,13 @@ void TrainingSteps::take(std::int64_t number, double rate_factor, TrainingSample
 
 void TrainingSteps::sum_gradients(Pipeline::Batch passes) {
   trainee_.network.parameters().zero_gradients();
-  GradientSync sync(world_, trainee_.shards.parameters(), gradients_.link.get());
+  GradientSync sync(world_, trainee_.shards.parameters(), trainee_.gradients.link.get());
   passes.tape = [&] {
     return std::make_unique<Tape>(Tape::Mode::record, trainee_.precision, keep_of(settings_.train), nullptr,
-                                  blocks_of(settings_, tiles_));
+                                  blocks_of(settings_, trainee_.step_tiles));
   };
   passes.whole = [&](auto whole) { sync.complete(whole); };
-  pipeline_.run(passes);
+  trainee_.pipeline.run(passes);
   sync.finish();
 }
 
@@ -96,8 +82,8 @@ void TrainingSteps::step_here(Batch& batch, Outcome& outcome) {
   passes.load = [&](int i) {
     TrainingSample& s = nth(i);
     Pipeline::Sample out{.dropout = {t.dropout, static_cast<std::uint64_t>(t.seed), s.drawn}};
-    if (pipeline_.first()) out.input = Tape::leaf(std::move(s.input.features));
-    if (pipeline_.last()) out.base = batch.base(s);
+    if (trainee_.pipeline.first()) out.input = Tape::leaf(std::move(s.input.features));
+    if (trainee_.pipeline.last()) out.base = batch.base(s);
     return out;
   };
   passes.score = [&](int i, const Var& logits, const Tape& tape) {
@@ -119,7 +105,7 @@ void TrainingSteps::step_there(const Batch& batch, double rate) {
     const TrainingSample& s = batch.samples[i];
     Tensor base;
     Target target;
-    if (pipeline_.last()) {
+    if (trainee_.pipeline.last()) {
       base = std::move(batch.base(s)->value);
       target = batch.target(s);
     }

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "pluvia/comm/reduce_sums.hpp"
 #include "pluvia/core/error.hpp"
 #include "pluvia/model/forecast_model.hpp"
@@ -63,8 +65,9 @@ Validation validate(const Communicator& world, Trainee& trainee, TrainingSamples
     all_pairs += pairs[i];
   }
   if (all_pairs == 0)
-    fail(ExitCode::data, "data.validate holds no observed window", "every target is missing",
-         "Choose another range.");
+    fail(ExitCode::data, fmt::format("None of {} validation samples has an observed window", n),
+         fmt::format("data.validate has {} initial times", samples.for_validation()),
+         "Raise train.validate_samples, or choose another range.");
   return {sum.loss / all_pairs, sum.climatology / all_pairs};
 }
 

@@ -53,12 +53,8 @@ for way in "1" "3" "2 parallel.time=2"; do
   "$python" "$here/compare_forecasts.py" cpu_forecast pretended
 done
 
-refused() { # TEXT KEY=VALUE ...
-  local status=0
-  run 2 "${command:-train}" deck.yaml "${@:2}" train.output=refused >log 2>&1 || status=$?
-  [ $status -eq 2 ] && grep -q "$1" log || { echo "not refused with 2: ${*:2} ($status)"; cat log; exit 1; }
-}
-refused "built without CUDA" parallel.device=gpu
-refused "train.exact is not for GPUs" parallel.device=pretend train.exact=true
-command=bench refused "train.exact is not for GPUs" parallel.device=pretend train.exact=true
+refused() { fails 2 "$2" run 2 "$1" deck.yaml "${@:3}" train.output=refused; } # COMMAND PATTERN KEY=VALUE ...
+refused train "built without CUDA" parallel.device=gpu
+refused train "train.exact is not for GPUs" parallel.device=pretend train.exact=true
+refused bench "train.exact is not for GPUs" parallel.device=pretend train.exact=true
 echo "the accelerator's forecasts are the processor's"

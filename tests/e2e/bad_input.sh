@@ -90,8 +90,13 @@ refused "no archive" 2 "data.archive" plan deck.yaml data.archive=
 refused "torn archive" 3 "torn.nc" plan deck.yaml data.archive=torn.nc
 refused "empty archive" 3 "empty.nc" plan deck.yaml data.archive=empty.nc
 refused "text as archive" 3 "good.cdl" plan deck.yaml data.archive=good.cdl
-refused "too many ranks" 2 "ranks" plan deck.yaml parallel.rows=50 parallel.cols=50
-check "more ranks than coarse cells" 2 "3 ranks cannot be laid out" \
+refused "too many ranks" 2 "2500 tiles .*parallel.rows is 50, parallel.cols 50" plan deck.yaml parallel.rows=50 parallel.cols=50
+refused "more ranks than can be counted" 2 "2147483648 ranks cannot be planned" plan deck.yaml \
+  parallel.rows=32768 parallel.cols=65536
+refused "more replicas than samples" 2 "1 of 5 replicas have nothing to do .train.batch is 4" plan deck.yaml parallel.replicas=5
+check "ranks that do not go into a plan's replicas" 2 "3 ranks cannot be shared out over the replicas" \
+  "$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" plan deck.yaml parallel.replicas=2
+check "more ranks than coarse cells" 2 "3 tiles cannot be laid out" \
   "$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" plan deck.yaml model.channels=16,16,16,16,16,16
 
 refused "a variable the archive has not" 2 "no variable nosuch" train deck.yaml data.predictors=nosuch
@@ -111,6 +116,12 @@ refused "the folder of another run" 2 "filled holds .* checkpoint_00000004.h5\) 
 exec 9>locked/.lock && flock 9
 refused "a folder in use" 2 "Another job writes into locked" train deck.yaml train.output=locked
 exec 9>&-
+printf 'train:\n  output: locked # mine\n' >locked/config.yaml
+refused "a configuration in the run folder" 2 "locked/config.yaml is not a run's" train deck.yaml train.output=locked
+grep -q mine locked/config.yaml || { echo "FAILED it was written over"; exit 1; }
+check "a scaling table of more ranks than blocks" 2 "3 tiles .*with train.exact a 24 x 32 grid has 1 x 1 blocks" \
+  "$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" bench deck.yaml bench.ny=24 bench.nx=32 bench.ranks=[3] \
+  train.exact=true parallel.replicas=3
 refused "a run folder that cannot be" 2 "Cannot write into deck.yaml/run .*Not a directory" \
   train deck.yaml train.output=deck.yaml/run
 rm -r filled locked
@@ -136,6 +147,8 @@ fi
 mpi=("$MPIEXEC" --oversubscribe --bind-to none)
 check "one rank of three fails" 2 "rank 2: Unknown section" \
   "${mpi[@]}" -np 2 "$PLUVIA" config train : -np 1 "$PLUVIA" config weather
+check "ranks that are told different things" 2 "Ranks have different command lines" \
+  "${mpi[@]}" -np 1 "$PLUVIA" train deck.yaml parallel.time=2 : -np 1 "$PLUVIA" train deck.yaml parallel.replicas=2
 check "one rank fails, two wait for it" 2 "rank 2: Unknown section" \
   "${mpi[@]}" -np 2 "$PLUVIA" plan deck.yaml : -np 1 "$PLUVIA" config weather
 

@@ -26,17 +26,7 @@ values = struct.unpack_from("<30f", data, header["encoder/0/conv"]["data_offsets
 assert all(abs(v / math.exp(0.1 * i) - 1) < 1e-6 for i, v in enumerate(values)), values
 END_OF_PYTHON
 
-# refused STATUS PATTERN ARGUMENTS...: on two ranks, with one message.
-refused() {
-  local status=0
-  ranks 2 "$PLUVIA" export "${@:3}" >out 2>err || status=$?
-  if [ "$status" -ne "$1" ] || [ "$(grep -hc '^pluvia:' err)" -ne 1 ] || ! grep -Eq -- "$2" err; then
-    echo "FAILED: export ${*:3} ended with $status:"
-    cat out err
-    exit 1
-  fi
-  grep '^pluvia:' err
-}
+refused() { fails "$1" "$2" ranks 2 "$PLUVIA" export "${@:3}"; } # STATUS PATTERN ARGUMENT ...
 head -c 6000 checkpoint.h5 >torn.h5
 mkdir taken
 refused 3 'one.safetensors cannot be used' one.safetensors new.safetensors

@@ -27,12 +27,9 @@ cmp scores/scores.csv scores_3/scores.csv
 cmp scores/scores.csv merged/scores.csv
 
 # What cannot be verified is refused with status 3, and nothing is left half-written.
-refused() {
-  local status=0
-  "$PLUVIA" verify deck.yaml verify.output=refused "${@:2}" >out 2>err || status=$?
-  if [ "$status" -ne 3 ] || ! grep -q -- "$1" err || [ -e refused ]; then
-    echo "status $status for ${*:2}:"; cat err; exit 1
-  fi
+refused() { # PATTERN KEY=VALUE ...
+  fails 3 "$1" "$PLUVIA" verify deck.yaml verify.output=refused "${@:2}"
+  [ ! -e refused ]
 }
 mkdir none
 refused 'no forecasts to verify' verify.forecasts=none

@@ -253,7 +253,7 @@ TEST_F(Archived, AnUntrainedNetworkForecastsTheRegressionItStartsFrom) {
   const auto [least, most] = std::ranges::minmax_element(whole_expected[0]);
   EXPECT_GT(*most - *least, 0.5F) << "or this test sees no more than a climatology";
 
-  StUnet network = make_network(settings);
+  StUnet network = make_network(settings, ports_of(settings));
   Sampler sampler(index, rule, part, plenty);
   SampleInput input = sampler.input(init, sampler.measure(world, spans), base, network.input_margin(),
                                     {0, settings.model.history});

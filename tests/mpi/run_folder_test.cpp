@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "pluvia/core/config.hpp"
 #include "pluvia/model/checkpoint.hpp"
 #include "scratch.hpp"
 
@@ -113,6 +114,30 @@ TEST_F(RunFolderOf, AModelAloneIsNotWrittenOver) {
   if (world.rank() == 0) std::ofstream(folder.best()) << "a model";
   for (const char* from : {"", "latest"})
     EXPECT_EQ(failure_of([&] { starting_checkpoint(world, log, folder, from); }).code, ExitCode::usage);
+}
+
+TEST_F(RunFolderOf, AConfigurationOfSomebodyElseIsNotWrittenOver) {
+  const auto put = [&](const std::string& text) {
+    world.barrier();
+    if (world.rank() == 0) std::ofstream(folder.configuration()) << text;
+    world.barrier();
+  };
+  for (const char* text : {"# mine\ntrain: {steps: 3}\n", "a list of birds", ""}) {
+    put(text);
+    for (const char* from : {"", "latest", "elsewhere.h5"})
+      EXPECT_EQ(failure_of([&] { starting_checkpoint(world, log, folder, from); }).code, ExitCode::usage);
+  }
+  world.barrier();
+  if (world.rank() == 0) {
+    fs::remove(folder.configuration());
+    fs::create_directory(folder.configuration());
+  }
+  EXPECT_EQ(failure_of([&] { starting_checkpoint(world, log, folder, ""); }).code, ExitCode::usage);
+  world.barrier();
+  if (world.rank() == 0) fs::remove(folder.configuration());
+  const Settings settings;
+  put(resolved_yaml(settings)); // of a run that ended before its first checkpoint
+  EXPECT_EQ(starting_checkpoint(world, log, folder, ""), std::nullopt);
 }
 
 TEST_F(RunFolderOf, OneRunAtATime) {

@@ -2,8 +2,7 @@
 // Channels over ranks: however heads and channels of the blocks are shared out, with tiles, parts of the
 // frames and stages beside, logits and input gradients of every sample are the bits of one rank,
 // and so are the gradients of parameters in blocks.
-#include <algorithm>
-#include <cmath>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -23,17 +22,7 @@ constexpr Index frames = 3;
 constexpr int samples = 2;
 const StUnetPorts ports{5, {6, 12, 18}, 4};
 const auto leads = static_cast<Index>(ports.lead_hours.size());
-
-/// Three and four heads where there is attention.
-ModelSettings small_network() {
-  ModelSettings settings;
-  settings.history = frames;
-  settings.channels = {16, 48, 64};
-  settings.attention.radius = 2;
-  settings.attention.window = 4;
-  settings.head_init = "random";
-  return settings;
-}
+const std::vector<std::int64_t> channels{16, 48, 64}; // three and four heads where there is attention
 
 TEST(ChannelShare, CutsIntoWholeHeads) {
   for (int members = 1; members <= 4; ++members)
@@ -53,7 +42,7 @@ TEST(ChannelShare, CutsIntoWholeHeads) {
 }
 
 TEST(ChannelShare, LeavesLevelsWithFewerHeadsThanRanksWhole) {
-  const ModelSettings settings = small_network();
+  const ModelSettings settings = test::small_network(test::forms()[0], frames, channels);
   EXPECT_EQ(shared_levels(settings, 1), (std::vector<int>{0, 1, 2}));
   EXPECT_EQ(shared_levels(settings, 3), (std::vector<int>{1, 2}));
   EXPECT_EQ(shared_levels(settings, 4), (std::vector<int>{2}));
@@ -63,42 +52,10 @@ TEST(ChannelShare, LeavesLevelsWithFewerHeadsThanRanksWhole) {
   EXPECT_THROW(require_shares(settings, 5), Error);
 }
 
-/// Of the parameters' gradients without blocks, which depend on who sums what.
-void expect_near(const test::StepOutcome& many, const test::StepOutcome& single) {
-  double largest = 0; // the gradients of the keys' biases are zero but for rounding
-  for (const auto& gradient : single.gradients)
-    for (const float v : gradient) largest = std::max(largest, std::abs(double{v}));
-  for (std::size_t p = 0; p < single.gradients.size(); ++p) {
-    double most = 0, worst = 0;
-    for (std::size_t i = 0; i < single.gradients[p].size(); ++i) {
-      most = std::max(most, std::abs(double{single.gradients[p][i]}));
-      worst = std::max(worst, std::abs(double{many.gradients[p][i]} - double{single.gradients[p][i]}));
-    }
-    EXPECT_LE(worst, 1e-4 * most + 1e-6 * largest) << "parameter " << p << " without blocks";
-  }
-}
-
-struct Case {
-  std::string form;
-  std::int64_t input_merge, skip_radius;
-  Edge edge;
-  Tape::Keep keep;
-  std::string core = "attention", global = "none";
-};
-
-class TensorAxisOf : public ::testing::TestWithParam<Case> {
+class TensorAxisOf : public ::testing::TestWithParam<test::Form> {
 protected:
   static constexpr Index ny = 12, nx = 24, block = 8;
-  ModelSettings settings() const {
-    const Case& c = GetParam();
-    ModelSettings out = small_network();
-    out.attention.form = c.form;
-    out.input_merge = c.input_merge;
-    out.skip_radius = c.skip_radius;
-    out.temporal_core = c.core;
-    out.attention.global = c.global;
-    return out;
-  }
+  ModelSettings settings() const { return test::small_network(GetParam(), frames, channels); }
   Tiling tiling(int rows, int cols) const {
     return Tiling(ny, nx, levels_of(settings()), rows, cols, GetParam().edge, block);
   }
@@ -113,15 +70,12 @@ TEST_P(TensorAxisOf, EveryShareGivesTheSameBits) {
   const ModelSettings network = settings();
   omp_set_num_threads(1);
   std::vector<Precision> precisions{Precision::f32};
-  if (has_native_bf16() && GetParam().form == "windowed") precisions.push_back(Precision::bf16);
+  if (has_native_bf16() && GetParam().attention == "windowed") precisions.push_back(Precision::bf16);
   for (const Precision precision : precisions) {
     test::StepOf how = step(network, block);
     how.precision = precision;
     const auto single = test::take_step(alone, tiling(1, 1), how);
     how.keep = GetParam().keep;
-    double scale = 0;
-    for (const float v : single.input_gradients[0].storage()) scale = std::max(scale, std::abs(double{v}));
-    EXPECT_GT(scale, 0);
     for (int tensor = 2; tensor <= 4; ++tensor)
       for (int stages = 1; stages <= 2; ++stages)
         for (int parts = 1; parts <= 2; ++parts) {
@@ -132,18 +86,9 @@ TEST_P(TensorAxisOf, EveryShareGivesTheSameBits) {
                        std::to_string(parts) + " parts, " + std::to_string(cols) + " columns");
           const Partition partition(tiling(1, cols), TimeAxis(parts, frames, leads));
           const int stage = world.rank() / tensor / ranks, rank = world.rank() / tensor % ranks;
-          const Rect tile = partition.tile(rank, 0);
-          const Span f = parts > 1 ? partition.frames(rank) : Span{0, frames},
-                     l = parts > 1 ? partition.leads(rank) : Span{0, leads};
           how.stages = stages, how.tensor = tensor;
           const auto many = test::take_step(world, partition, how);
-          EXPECT_EQ(many.logits.size(), stage == stages - 1 ? samples : 0);
-          EXPECT_EQ(many.input_gradients.size(), stage == 0 ? samples : 0);
-          for (std::size_t m = 0; m < many.logits.size(); ++m)
-            EXPECT_EQ(test::differences(many.logits[m], single.logits[m], tile, l), 0) << "sample " << m;
-          for (std::size_t m = 0; m < many.input_gradients.size(); ++m)
-            EXPECT_EQ(test::differences(many.input_gradients[m], single.input_gradients[m], tile, f), 0)
-                << "sample " << m;
+          test::expect_same_samples(many, single, partition, rank, stage == 0, stage == stages - 1);
           EXPECT_EQ(many.gradients, single.gradients);
         }
   }
@@ -183,21 +128,16 @@ TEST_P(TensorAxisOf, CountsEveryGradientOnce) {
   test::StepOf how = step(network);
   const auto single = test::take_step(alone, tiling(1, 1), how);
   how.tensor = world.size();
-  expect_near(test::take_step(world, tiling(1, 1), how), single);
+  test::expect_near_gradients(test::take_step(world, tiling(1, 1), how), single);
   if (accelerator::count() == 0) return;
   how.keep = GetParam().keep, how.device = Device::gpu;
   const auto there = test::take_step(world, tiling(1, 1), how);
-  expect_near(there, single);
+  test::expect_near_gradients(there, single);
   for (std::size_t m = 0; m < there.logits.size(); ++m)
     EXPECT_EQ(test::differences(there.logits[m], single.logits[m], {0, ny, 0, nx}, {0, leads}), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Forms, TensorAxisOf,
-    ::testing::Values(Case{"neighbourhood", 1, 0, Edge::closed, Tape::Keep::everything},
-                      Case{"windowed", 2, 1, Edge::periodic, Tape::Keep::blocks},
-                      Case{"joint", 1, 1, Edge::closed, Tape::Keep::everything, "attention", "softmax"},
-                      Case{"neighbourhood", 1, 0, Edge::closed, Tape::Keep::blocks, "recurrent", "linear"}));
+INSTANTIATE_TEST_SUITE_P(Forms, TensorAxisOf, ::testing::ValuesIn(test::forms()));
 
 } // namespace
 } // namespace pluvia

@@ -16,12 +16,12 @@
 #include "pluvia/core/tensor.hpp"
 #include "pluvia/ops/attention.hpp"
 #include "pluvia/ops/conv3d.hpp"
+#include "pluvia/ops/convolution_gradients.hpp"
 #include "pluvia/ops/linear_attention.hpp"
 #include "pluvia/ops/norm.hpp"
 #include "pluvia/ops/pointwise.hpp"
 #include "pluvia/ops/recurrence.hpp"
 #include "pluvia/ops/resample.hpp"
-#include "pluvia/ops/weight_gradient.hpp"
 #include "pluvia/parallel/stencil.hpp"
 
 namespace pluvia {
@@ -138,7 +138,7 @@ template <class T> std::vector<std::vector<T>> PendingSums<T>::finish() {
 template class PendingSums<float>;
 template class PendingSums<std::int64_t>;
 
-// ops/conv3d.hpp, ops/weight_gradient.hpp
+// ops/conv3d.hpp, ops/convolution_gradients.hpp
 
 void convolution(Precision, const Tensor&, const Tensor& weight, const Stencil& stencil, const float*,
                  const Tensor*, Tensor& y, const Split& split, const Arrival& arrival) {

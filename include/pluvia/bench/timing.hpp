@@ -15,6 +15,9 @@ struct Timing {
   double most() const;
 };
 
+/// Of all ranks. Collective.
+double largest(const Communicator& comm, double value);
+
 /// One thing to time: what it is called, and the arithmetic or bytes that one run stands for.
 struct Contender {
   std::string name;

@@ -70,6 +70,7 @@ private:
     PinnedArray<float> staged = {};     ///< the same where it travels through the host's memory
     std::span<float> here() { return {data ? data.get() : staged.data(), size}; }
   };
+  void pack_all();
   float* pack(const HaloPlan::Piece& piece, Tensor& tensor, float* message) const;
   const float* unpack(const HaloPlan::Piece& piece, const float* message, Tensor& tensor) const;
   void post(Message& message, bool receive);

@@ -33,8 +33,8 @@ std::size_t reader_cache_bytes(const Settings& settings, bool regression);
 
 /// What that network is built from, besides its settings.
 StUnetPorts ports_of(const Settings& settings);
-/// The network that the settings describe, freshly initialised from train.seed.
-StUnet make_network(const Settings& settings, Device device = Device::host);
+/// The network that the settings describe, with such ports, freshly initialised from train.seed.
+StUnet make_network(const Settings& settings, const StUnetPorts& ports, Device device = Device::host);
 
 /// What the logits of this rank's leads start from: logarithms of the class probabilities of all leads.
 Var base_leaf(const Decomposition& tiles, const std::vector<std::vector<float>>& base, int classes);

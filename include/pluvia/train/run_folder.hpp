@@ -30,7 +30,8 @@ void require_own(const Communicator& comm, const RunFolder& folder);
 
 /// The checkpoint that a run with train.from = `from` goes on from; none when it starts anew. Collective.
 /// Throws a usage Error when the folder holds checkpoints of which that is not the newest: among those, the
-/// run's own would be taken for old ones; or the best model of a run alone, which this one would replace.
+/// run's own would be taken for old ones; or the best model of a run alone, or a config.yaml that no run
+/// wrote, which this one would replace.
 std::optional<std::string> starting_checkpoint(const Communicator& comm, const Log& log,
                                                const RunFolder& folder, const std::string& from);
 

@@ -8,8 +8,6 @@
 #include <vector>
 
 #include "pluvia/core/log.hpp"
-#include "pluvia/nn/pipeline.hpp"
-#include "pluvia/parallel/gradient_sync.hpp"
 #include "pluvia/train/device_step.hpp"
 #include "pluvia/train/step_recorder.hpp"
 #include "pluvia/train/trainee.hpp"
@@ -21,7 +19,7 @@ namespace pluvia {
 /// way; what they came to is looked at in their order.
 class TrainingSteps {
 public:
-  /// Links accelerators as far as possible, and says how. All must outlive it. Collective over the world.
+  /// Says how accelerators are linked. All must outlive it. Local.
   TrainingSteps(const Communicator& world, const Settings& settings, const Log& log, Trainee& trainee);
 
   /// Whether a step may still be under way when take() returns.
@@ -46,7 +44,6 @@ public:
 
 private:
   struct Batch;
-  void prepare_device(const Log& log);
   void step_here(Batch& batch, Outcome& outcome);
   /// Leaves what it comes to on the accelerator, for settle().
   void step_there(const Batch& batch, double rate);
@@ -56,11 +53,6 @@ private:
   const Communicator& world_;
   const Settings& settings_;
   Trainee& trainee_;
-  /// The trainee's tiles, but for the steps where channels are shared out.
-  std::optional<Decomposition> shared_;
-  Decomposition& tiles_; ///< of steps
-  Pipeline pipeline_;
-  GradientLink gradients_;               ///< of accelerators
   std::optional<DeviceStep> there_;      ///< on an accelerator
   std::optional<StepRecorder> recorder_; ///< gone before the links whose messages it recorded
   std::deque<Outcome> pending_;          ///< steps that nobody has looked at yet
