@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The job scripts on a real SLURM: training that is told to stop saves, is queued again and ends with the very numbers of
-# an undisturbed run; told so while it starts it is queued again, too, and cancelled it stays away; forecasts of an array and the sum of their scores
-# are those of one run, and shares that would leave some out are refused; the benchmark climbs its ladder. Where no cluster answers it starts one of its own, as root; else it skips. Needs PLUVIA and MPIEXEC, as ctest
-# sets them; the cluster must see this file system.
+# an undisturbed run; told so while it starts it is queued again, too, and cancelled it stays away; forecasts of an array
+# and the sum of their scores are those of one run, and shares that would leave some out are refused; the benchmark climbs
+# its ladder. Where no cluster answers it starts one of its own, as root; else it skips. Needs PLUVIA and MPIEXEC, as
+# ctest sets them; the cluster must see this file system. Draws the ladder where Python has matplotlib.
 source "$(dirname "$0")/lib/opening.sh"
 source "$here/lib/slurm.sh"
 trap 'stop_cluster; rm -rf "$folder"' EXIT
@@ -34,9 +35,10 @@ END
 
 job=$(submit --nodes=2 --ntasks=2 "$PLUVIA_JOBS/train.sbatch" deck.yaml "${train[@]}" train.steps=100000 train.output=cancelled)
 for _ in $(seq 300); do squeue -h -s -j "$job" -o %i | grep -q '\.0$' && break; sleep 0.05; done
-for _ in 1 2 3; do # while ranks are being started; srun may lose one then
+for _ in $(seq 100); do # from while ranks are being started, when srun may lose one
   scancel --signal=USR1 --batch "$job" 2>/dev/null || true # it is over already
-  sleep 0.1
+  sleep 0.5
+  grep -q 'queued again' "slurm-$job.out" && break
 done
 queued_again "$job" 20
 for _ in $(seq 300); do
@@ -63,7 +65,13 @@ run 1 verify deck.yaml verify.forecasts=whole verify.output=whole_scores >/dev/n
 [ "$(ls out/forecasts/part_*/*.nc | wc -l)" -eq 5 ]
 cmp whole_scores/scores.csv out/scores/scores.csv
 
-job=$(submit --nodes=2 --ntasks=2 "$PLUVIA_JOBS/bench.sbatch" deck.yaml bench.ny=24 bench.nx=20 bench.rounds=1)
+job=$(submit --nodes=2 --ntasks=3 "$PLUVIA_JOBS/bench.sbatch" deck.yaml bench.ny=24 bench.nx=20 bench.rounds=1)
 finished "$job"
-python3 -c 'import json; rows = json.load(open("bench.json"))["scaling"]; assert [r["ranks"] for r in rows] == [1, 2, 1, 2], rows'
+python3 -c 'import json; rows = json.load(open("bench.json"))["scaling"]; assert [r["ranks"] for r in rows] == 2 * [1, 2, 3], rows'
+if find_python matplotlib >why; then
+  "$python" "$here/../../tools/plot_bench.py" bench.json -o ladder.png | grep -q '1, 2, 3 ranks'
+  [ "$(stat -c %s ladder.png)" -gt 10000 ]
+else
+  echo "no plot was drawn: $(cat why)"
+fi
 echo "stopped, queued again and resumed to the same weights; cancelled; array merged; ladder climbed"

@@ -29,8 +29,8 @@ start_cluster() {
   local memory port=$((20000 + $$ % 20000)) node
   memory=$(awk '/MemTotal/ {print int($2 / 2048)}' /proc/meminfo)
   {
-    # Jobs that are queued again may start at once; a silent node is given up after half a minute. The folder of PMIx
-    # must differ between nodes and its name be short.
+    # Jobs that are queued again wait as on other clusters, lest a node still clears the stopped one away; a silent node
+    # is given up after half a minute. The folder of PMIx must differ between nodes and its name be short.
     cat <<END
 ClusterName=pluvia
 SlurmctldHost=$(hostname)($cluster_net.1)
@@ -38,7 +38,7 @@ SlurmctldPort=$port
 SlurmdPort=$((port + 1))
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$cluster/munge/socket,cred_expire=5
+AuthInfo=socket=$cluster/munge/socket
 StateSaveLocation=$cluster/state
 SlurmctldPidFile=$cluster/run/controller
 SlurmdPidFile=$cluster/run/%n
@@ -51,7 +51,7 @@ MpiDefault=pmix
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_interval=5,sched_min_interval=0,bf_interval=5,requeue_delay=0
+SchedulerParameters=batch_sched_delay=0,sched_interval=5,sched_min_interval=0,bf_interval=5
 ReturnToService=2
 KillWait=5
 MinJobAge=3600
