@@ -32,6 +32,7 @@ def main():
     if not data.get("scaling"):
         sys.exit(f"plot_bench.py: {args.timings} holds no scaling tables; run pluvia bench with bench.ranks=[1,2,...]")
 
+    ny, nx = data["grid_ny_nx"]
     figure, (time, efficiency) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for kind in COLOURS:
         rows = [r for r in data["scaling"] if r["scaling"] == kind]
@@ -39,8 +40,7 @@ def main():
         median = [r["median_s"] for r in rows]
         spread = [[m - r["min_s"] for m, r in zip(median, rows)], [r["max_s"] - m for m, r in zip(median, rows)]]
         ideal = [median[0] * (ranks[0] / n if kind == "strong" else 1) for n in ranks]
-        label = {"strong": f"one grid, {rows[0]['ny']} x {rows[0]['nx']}",
-                 "weak": f"{rows[0]['ny']} x {rows[0]['nx']} for every rank"}[kind]
+        label = {"strong": f"one grid, {ny} x {nx}", "weak": f"{ny} x {nx} for every rank"}[kind]
         style = {"color": COLOURS[kind], "marker": MARKERS[kind], "markersize": 5, "linewidth": 1.4}
         time.errorbar(ranks, median, yerr=spread, capsize=3, label=label, **style)
         time.plot(ranks, ideal, color=COLOURS[kind], linestyle=":", linewidth=1)

@@ -74,13 +74,17 @@ std::string read_on_root(const Communicator& world, const std::string& name) {
 
 /// Throws a usage Error when some ranks were started in another way: they would wait for each other for ever.
 /// Collective.
-void require_one_command_line(const Communicator& world, const std::string& configuration,
-                              const std::vector<std::string>& overrides) {
-  const std::string mine = CLI::detail::join(overrides, "\n") + "\n" + configuration;
-  const std::vector<std::string> all = world.all_gather(mine);
-  if (std::ranges::any_of(all, [&](const std::string& other) { return other != all.front(); }))
-    fail(ExitCode::usage, "Ranks have different command lines",
-         "all must have the same configuration and keys", "Start all of them with one command line.");
+void require_one_command_line(const Communicator& world, const std::string& subcommand,
+                              const std::string& configuration, const std::vector<std::string>& overrides) {
+  const std::string mine = subcommand + "\n" + configuration + "\n" + CLI::detail::join(overrides, "\n");
+  std::string first = mine;
+  world.broadcast(first, 0);
+  together(world, [&] {
+    if (mine != first)
+      fail(ExitCode::usage, "Ranks have different command lines",
+           "all must have the same subcommand, configuration and keys",
+           "Start all of them with one command line.");
+  });
 }
 
 /// This rank's share of the cores it may run on: a core that k ranks of the node may use counts 1 / k, which
@@ -133,11 +137,11 @@ ExitCode run(const Communicator& world, const Log& log, int argc, char** argv) {
     CLI::App* sub = app.add_subcommand(subcommand.name, subcommand.purpose);
     sub->add_option("CONFIG", argument, "configuration (YAML)")->required();
     sub->add_option("key=value", overrides, "replacements of single keys, as in train.steps=100");
-    sub->callback([&, command = subcommand.run, on_request = subcommand.stops] {
+    sub->callback([&, name = subcommand.name, command = subcommand.run, on_request = subcommand.stops] {
       stops = on_request;
-      action = [&, command] {
+      action = [&, name, command] {
         const std::string text = read_on_root(world, argument);
-        require_one_command_line(world, argument, overrides);
+        require_one_command_line(world, name, argument, overrides);
         const Settings settings = parse_settings(text, argument, overrides);
         set_threads(world, settings.parallel);
         return command(world, settings, log);

@@ -78,9 +78,12 @@ void publish(const std::string& part, const std::string& path) {
     fail(ExitCode::failed, "Cannot finish " + path, std::strerror(errno), "Check the space of its folder.");
   };
   const Descriptor file{::open(part.c_str(), O_RDWR)};
-  if (file.number < 0 || ::ftruncate(file.number, ::lseek(file.number, 0, SEEK_END)) != 0 ||
-      ::fsync(file.number) != 0)
+  struct stat now {};
+  if (file.number < 0 || ::fstat(file.number, &now) != 0) refuse();
+  // Only where something was reserved: what others wrote is touched no more than must be.
+  if (now.st_blocks * 512 > now.st_size + now.st_blksize && ::ftruncate(file.number, now.st_size) != 0)
     refuse();
+  if (::fsync(file.number) != 0) refuse();
   if (std::rename(part.c_str(), path.c_str()) != 0) refuse();
   // The new name itself is durable once the folder is; some file systems cannot flush folders, which is no
   // loss.

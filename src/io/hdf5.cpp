@@ -138,10 +138,13 @@ H5File& H5File::operator=(H5File&& other) noexcept {
   return *this;
 }
 
+void H5File::flush() {
+  const LibraryGuard guard(library_lock());
+  require_written(H5Fflush(file_, H5F_SCOPE_LOCAL), "Cannot finish " + path_);
+}
+
 void H5File::close() {
   const LibraryGuard guard(library_lock());
-  // Apart, because a file whose closing failed HDF5 closes once more at the program's end, and comes down.
-  require_written(H5Fflush(file_, H5F_SCOPE_LOCAL), "Cannot finish " + path_);
   require_written(H5Fclose(std::exchange(file_, -1)), "Cannot finish " + path_);
 }
 

@@ -128,6 +128,9 @@ void write_contents(const Communicator& comm, H5File& file, const Checkpoint& ch
       file.write("fields/" + name, {field.outer, domain.height(), domain.width(), field.inner},
                  tile_of_field(field.outer, field.inner, tile), field.values);
     });
+  // Before it is closed, because a file whose closing failed HDF5 closes once more at the program's end, and
+  // comes down.
+  together(comm, [&] { file.flush(); });
   together(comm, [&] { file.close(); });
 }
 
@@ -144,8 +147,7 @@ void write_file(const Communicator& comm, const std::string& path, const Checkpo
   } catch (...) {
     // What HDF5 keeps of the file it must be able to write even now, or it comes down at the program's end:
     // an empty file makes room for that.
-    if (comm.rank() == 0) [[maybe_unused]]
-      const int left = ::truncate(path.c_str(), 0);
+    if (comm.rank() == 0) static_cast<void>(::truncate(path.c_str(), 0) == 0);
     comm.barrier();
     throw;
   }

@@ -79,8 +79,8 @@ std::optional<std::string> starting_checkpoint(const Communicator& comm, const L
            "checkpoint_best.h5 alone, from which no training goes on",
            "Take it away, or choose another train.output.");
     if (std::filesystem::exists(folder.configuration()) && !is_of_a_run(folder.configuration()))
-      fail(ExitCode::usage, folder.configuration() + " is not a run's", "training would write over it",
-           "Take it away, or choose another train.output.");
+      fail(ExitCode::usage, folder.configuration() + " was not written by such a run",
+           "training would write over it", "Take it away, or choose another train.output.");
   });
   return from.empty() || from == "latest" ? std::nullopt : std::optional(from);
 }

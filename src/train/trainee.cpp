@@ -37,7 +37,7 @@ Trainee::Trainee(const Communicator& world, const Settings& settings, const Grid
                  ? std::optional<Decomposition>(std::in_place, grid.tiles, tiles.partition(), &grid.channels)
                  : std::nullopt),
       step_tiles(shared ? *shared : tiles),
-      pipeline(network, ports, step_tiles, grid.stages,
+      pipeline(network, this->ports, step_tiles, grid.stages,
                cut_stages(settings.model, ports, tiles.tiling(), grid.stages.size())) {
   if (settings.train.exact) network.parameters().sum_in_blocks();
   if (device == Device::host) return;

@@ -149,6 +149,8 @@ check "one rank of three fails" 2 "rank 2: Unknown section" \
   "${mpi[@]}" -np 2 "$PLUVIA" config train : -np 1 "$PLUVIA" config weather
 check "ranks that are told different things" 2 "Ranks have different command lines" \
   "${mpi[@]}" -np 1 "$PLUVIA" train deck.yaml parallel.time=2 : -np 1 "$PLUVIA" train deck.yaml parallel.replicas=2
+check "ranks that are told to do different things" 2 "Ranks have different command lines" \
+  "${mpi[@]}" -np 1 "$PLUVIA" train deck.yaml : -np 1 "$PLUVIA" forecast deck.yaml
 check "one rank fails, two wait for it" 2 "rank 2: Unknown section" \
   "${mpi[@]}" -np 2 "$PLUVIA" plan deck.yaml : -np 1 "$PLUVIA" config weather
 

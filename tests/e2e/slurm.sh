@@ -48,6 +48,7 @@ done
 scancel "$job"
 ended "$job" CANCELLED
 ls cancelled/checkpoint_*.h5 >/dev/null
+grep -q 'saved; the job is ending: not queued again' "slurm-$job.out"
 
 job=$(submit --array=1-2 --ntasks=1 "$PLUVIA_JOBS/forecast.sbatch" deck.yaml out 2020-01-04T00:00 2020-01-04T08:00 2)
 ended "$job" FAILED

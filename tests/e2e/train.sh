@@ -63,7 +63,7 @@ wait "$job" || status=$?
 ls stopped/checkpoint_*.h5 >/dev/null
 
 # The same while MPI starts, as the second thread of every rank tells, and when one step is all: it is calibrated later.
-run 2 train deck.yaml train.steps=1 train.output=early >/dev/null 2>err &
+OMP_NUM_THREADS=1 run 2 train deck.yaml train.steps=1 train.output=early >/dev/null 2>err &
 job=$!
 ranks() { pgrep -f "^$PLUVIA .*train.output=early"; }
 for _ in $(seq 1000); do [ "$(ranks | xargs -r ps -o nlwp= -p | awk '$1 > 1' | wc -l)" -eq 2 ] && break; sleep 0.01; done

@@ -12,7 +12,7 @@ void prepare_part(const std::string& path, const std::string& part);
 /// Reserves `bytes` beyond the end of `part` where its file system can do so. Throws a failed Error when
 /// there is less left, or less than a quota allows. Local.
 void require_room(const std::string& part, std::size_t bytes);
-/// The same by asking for the space and giving it back, which finds quotas and limits of file sizes too.
+/// The same by asking for the space and giving it back, which finds limits of file sizes too.
 /// Empties `part`. HDF5 may not end in good order once a write has failed, so this is asked before. Local.
 void try_room(const std::string& part, std::size_t bytes);
 /// Gives back what `part` does not need, flushes it to disk and renames it to `path`. Local. Throws a failed

@@ -48,6 +48,8 @@ public:
   void read(const std::string& name, const Hyperslab& box, std::span<float> out) const;
   std::string read_text(const std::string& name) const;
 
+  /// Writes out what the library keeps. Collective when it was opened so.
+  void flush();
   /// Closes the file, reporting what the destructor would have to keep quiet. Collective when it was opened
   /// so.
   void close();
