@@ -117,7 +117,7 @@ exec 9>locked/.lock && flock 9
 refused "a folder in use" 2 "Another job writes into locked" train deck.yaml train.output=locked
 exec 9>&-
 printf 'train:\n  output: locked # mine\n' >locked/config.yaml
-refused "a configuration in the run folder" 2 "locked/config.yaml is not a run's" train deck.yaml train.output=locked
+refused "a configuration in the run folder" 2 "locked/config.yaml was not written by such a run" train deck.yaml train.output=locked
 grep -q mine locked/config.yaml || { echo "FAILED it was written over"; exit 1; }
 check "a scaling table of more ranks than blocks" 2 "3 tiles .*with train.exact a 24 x 32 grid has 1 x 1 blocks" \
   "$MPIEXEC" --oversubscribe --bind-to none -np 3 "$PLUVIA" bench deck.yaml bench.ny=24 bench.nx=32 bench.ranks=[3] \

@@ -40,15 +40,14 @@ for _ in $(seq 100); do # from while ranks are being started, when srun may lose
   sleep 0.5
   grep -q 'queued again' "slurm-$job.out" && break
 done
+saved=$(grep -c 'saved cancelled' "slurm-$job.out" || true)
 queued_again "$job" 20
-for _ in $(seq 300); do
-  [ "$(state_of "$job")" = "RUNNING " ] && grep -q '"step":3,' cancelled/log.jsonl 2>/dev/null && break
-  sleep 0.1
-done
+running_again() { [ "$(state_of "$job")" = "RUNNING " ] && [ "$(grep -c 'saved cancelled' "slurm-$job.out")" -gt "$saved" ]; }
+for _ in $(seq 600); do running_again && break; sleep 0.1; done
+running_again || { echo "not running:"; cat "slurm-$job.out"; exit 1; }
 scancel "$job"
 ended "$job" CANCELLED
-ls cancelled/checkpoint_*.h5 >/dev/null
-grep -q 'saved; the job is ending: not queued again' "slurm-$job.out"
+grep -q 'saved; the job is ending: not queued again' "slurm-$job.out" || { echo "not saved:"; cat "slurm-$job.out"; exit 1; }
 
 job=$(submit --array=1-2 --ntasks=1 "$PLUVIA_JOBS/forecast.sbatch" deck.yaml out 2020-01-04T00:00 2020-01-04T08:00 2)
 ended "$job" FAILED

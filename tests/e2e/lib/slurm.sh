@@ -20,16 +20,22 @@ ended() {
   done
   [ "$state" = "$2 " ] || { echo "job $1: $state"; cat slurm-*.out; exit 1; }
 }
-# queued_again JOB SECONDS: waits until it was, and lets it start as soon as its nodes are free, not two minutes later.
-# By the count of its restarts: on a busy machine it may have started again before anybody saw it waiting.
+# queued_again JOB SECONDS: waits until it was, by the count of its restarts, and until it has started again: as soon as
+# its nodes are free, not two minutes later.
 queued_again() {
   restarted() {
     scontrol show job "$1" | grep -q ' Restarts=[1-9]' || return
-    case $(state_of "$1") in *COMPLETING*) return 1 ;; esac
+    case $(state_of "$1") in "PENDING " | "RUNNING ") ;; *) return 1 ;; esac
   }
   for _ in $(seq $((5 * $2))); do restarted "$1" && break; sleep 0.2; done
   restarted "$1" || { echo "job $1 is not queued again: $(state_of "$1")"; cat slurm-*.out; exit 1; }
   sleep 5 # for the nodes to clear the stopped step away
-  scontrol update JobId="$1" StartTime=now 2>/dev/null && return
-  [ "$(state_of "$1")" != "PENDING " ] || { echo "job $1 cannot be hastened"; exit 1; } # else it has started by itself
+  for _ in $(seq 120); do # SLURM may put it off once more
+    [ "$(state_of "$1")" = "PENDING " ] || return 0
+    scontrol update JobId="$1" StartTime=now 2>/dev/null || true # it has just started
+    sleep 0.5
+  done
+  echo "job $1 does not start again"
+  scontrol show job "$1"
+  exit 1
 }
