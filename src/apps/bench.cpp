@@ -6,7 +6,6 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
-#include <numeric>
 #include <optional>
 #include <set>
 #include <string>
@@ -19,6 +18,7 @@
 #include "pluvia/bench/ceilings.hpp"
 #include "pluvia/bench/memory_use.hpp"
 #include "pluvia/bench/network_timing.hpp"
+#include "pluvia/bench/scaling_ladder.hpp"
 #include "pluvia/bench/stage_timing.hpp"
 #include "pluvia/comm/devices.hpp"
 #include "pluvia/io/durable.hpp"
@@ -334,70 +334,25 @@ std::string time_messages(const Communicator& world, Json& json) {
                      1e6 * messages.latency_seconds, messages.bytes_per_second / giga);
 }
 
-/// So many ranks of the scaling tables: parts of the frames, as many as go into both the ranks and
-/// parallel.time, of tiles.
-struct ScalingShape {
-  int parts;
-  GridShape tiles;
-};
-ScalingShape scaling_shape(const Settings& s, int ranks) {
-  const int parts = std::gcd(static_cast<int>(s.parallel.time), ranks);
-  return {parts, choose_grid_shape(s.bench.ny, s.bench.nx, levels_of(s.model), ranks / parts, 0, 0,
-                                   whole_blocks(s).cells)};
-}
-
-/// Training steps of one replica on the first 1, 2, ... ranks: the same grid, or as much grid for each.
-std::string scaling_table(const Communicator& world, const Settings& s, Precision precision, Device device,
-                          Json& json) {
+std::string scaling_table(const std::vector<Rung>& rungs, Json& json) {
   std::string out =
       fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9} {:>9} {:>9}  {:>10}  {:>9}\n", "scaling", "ranks",
                   "parts", "grid", "median s", "min s", "max s", "efficiency", "halo wait");
-  for (const bool strong : {true, false}) {
-    double first = 0;
-    for (const std::int64_t wanted : s.bench.ranks) {
-      const int ranks = static_cast<int>(wanted);
-      const auto [parts, shape] = scaling_shape(s, ranks);
-      const Index ny = strong ? s.bench.ny : s.bench.ny * shape.rows * parts,
-                  nx = strong ? s.bench.nx : s.bench.nx * shape.cols;
-      const Communicator part = world.split(world.rank() < ranks ? 0 : 1, world.rank());
-      double figures[4] = {};
-      if (world.rank() < ranks) {
-        Settings automatic = s;
-        automatic.parallel.rows = automatic.parallel.cols = 0;
-        automatic.parallel.replicas = automatic.parallel.stages = automatic.parallel.tensor = 1;
-        automatic.bench.samples = 1;
-        automatic.parallel.time = parts;
-        NetworkTiming network(part, automatic, precision, device, ny, nx);
-        double wait = 0, seconds = 0;
-        const Timing t = time_in_turn(part,
-                                      {{"step",
-                                        [&] {
-                                          const StepPhases p = network.step();
-                                          wait += p.halo.wait_seconds;
-                                          seconds += p.total();
-                                        },
-                                        0}},
-                                      static_cast<int>(s.bench.rounds))[0];
-        figures[0] = t.median(), figures[1] = t.least(), figures[2] = t.most();
-        figures[3] = largest(part, wait / seconds);
-      }
-      world.broadcast(std::as_writable_bytes(std::span(figures)), 0);
-      if (first == 0) first = figures[0] * (strong ? ranks : 1);
-      const double efficiency = first / (figures[0] * (strong ? ranks : 1));
-      out += fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n",
-                         strong ? "strong" : "weak", ranks, parts, fmt::format("{} x {}", ny, nx), figures[0],
-                         figures[1], figures[2], 100 * efficiency, 100 * figures[3]);
-      json.push_back({{"scaling", strong ? "strong" : "weak"},
-                      {"ranks", ranks},
-                      {"parts_of_frames", parts},
-                      {"ny", ny},
-                      {"nx", nx},
-                      {"median_s", figures[0]},
-                      {"min_s", figures[1]},
-                      {"max_s", figures[2]},
-                      {"efficiency", efficiency},
-                      {"halo_wait_share", figures[3]}});
-    }
+  for (const Rung& r : rungs) {
+    const char* kind = r.strong ? "strong" : "weak";
+    out += fmt::format("{:<7} {:>5} {:>5}  {:>13}  {:>9.4f} {:>9.4f} {:>9.4f}  {:>9.1f}%  {:>8.1f}%\n", kind,
+                       r.ranks, r.parts, fmt::format("{} x {}", r.ny, r.nx), r.median_s, r.min_s, r.max_s,
+                       100 * r.efficiency, 100 * r.halo_wait_share);
+    json.push_back({{"scaling", kind},
+                    {"ranks", r.ranks},
+                    {"parts_of_frames", r.parts},
+                    {"ny", r.ny},
+                    {"nx", r.nx},
+                    {"median_s", r.median_s},
+                    {"min_s", r.min_s},
+                    {"max_s", r.max_s},
+                    {"efficiency", r.efficiency},
+                    {"halo_wait_share", r.halo_wait_share}});
   }
   return out;
 }
@@ -442,7 +397,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
     if (ranks > world.size())
       fail(ExitCode::usage, fmt::format("bench.ranks holds {}", ranks),
            fmt::format("the program runs on {} ranks", world.size()), "Start it on more ranks.");
-    scaling_shape(s, static_cast<int>(ranks));
+    ladder_shape(s, static_cast<int>(ranks));
   }
   together(world, [&] {
     if (world.rank() != 0) return;
@@ -488,7 +443,7 @@ ExitCode bench(const Communicator& world, const Settings& s, const Log& log) {
   if (world.size() > 1) out += time_messages(world, json["messages"]);
   progress.update(3, "messages timed");
   if (!s.bench.ranks.empty())
-    out += fmt::format("\n{}", scaling_table(world, s, precision, device, json["scaling"]));
+    out += fmt::format("\n{}", scaling_table(climb_ladder(world, s, precision, device), json["scaling"]));
   progress.update(4);
 
   together(world, [&] {

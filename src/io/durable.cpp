@@ -29,6 +29,10 @@ std::filesystem::path folder_of(const std::string& path) {
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   return folder.empty() ? "." : folder;
 }
+
+[[noreturn]] void fail_for_room(const std::string& part, const std::string& why) {
+  fail(ExitCode::failed, "No room to write " + part, why, "Make room there, or choose another output.");
+}
 } // namespace
 
 void prepare_part(const std::string& path, const std::string& part) {
@@ -50,15 +54,12 @@ void require_room(const std::string& part, std::size_t bytes) {
   const auto reserved = static_cast<std::size_t>(std::max<off_t>(0, now.st_blocks * 512 - now.st_size));
   const std::size_t left = static_cast<std::size_t>(space.f_bavail) * space.f_frsize + reserved;
   if (told && left < bytes)
-    fail(ExitCode::failed, "No room to write " + part,
-         std::to_string(left >> 20) + " MiB left, " + std::to_string((bytes >> 20) + 1) +
-             " MiB may be needed",
-         "Make room there, or choose another output.");
+    fail_for_room(part, std::to_string(left >> 20) + " MiB left, " + std::to_string((bytes >> 20) + 1) +
+                            " MiB may be needed");
   const auto size = static_cast<off_t>(bytes);
   if (::fallocate(file.number, FALLOC_FL_KEEP_SIZE, now.st_size, size) != 0 &&
       (errno == ENOSPC || errno == EDQUOT))
-    fail(ExitCode::failed, "No room to write " + part, std::strerror(errno),
-         "Make room there, or choose another output.");
+    fail_for_room(part, std::strerror(errno));
 }
 
 void try_room(const std::string& part, std::size_t bytes) {
@@ -67,8 +68,7 @@ void try_room(const std::string& part, std::size_t bytes) {
   // Where a file system cannot reserve any space, nothing more is known before the writing.
   const bool refused = ::fallocate(file.number, 0, 0, static_cast<off_t>(bytes)) != 0;
   if (refused && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
-    fail(ExitCode::failed, "No room to write " + part, std::strerror(errno),
-         "Make room there, or choose another output.");
+    fail_for_room(part, std::strerror(errno));
   if (::ftruncate(file.number, 0) != 0)
     fail(ExitCode::failed, "Cannot write " + part, std::strerror(errno), "Choose another output.");
 }
